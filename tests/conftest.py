@@ -1,0 +1,26 @@
+"""What all tests share: 64-bit mode as a fixture, and JAX's compilation cache on disk."""
+
+import os
+from pathlib import Path
+
+# Compilation is most of a JAX test's time, so compiled programs are kept between runs and shared
+# between the workers. Set before jax is imported anywhere.
+_CACHE = Path(__file__).parent.parent / ".cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """Runs the test with 64-bit types; the flag is back to what it was afterwards."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
