@@ -1,12 +1,63 @@
-"""Experiments: configurations, claims, results, and what runs them."""
+"""Experiments: a configuration goes in, claims that hold or fail come out.
+
+What is here: `Config` (a frozen dataclass whose fields check themselves, narrowed by `Between` and
+`Above`), `Claim` (measured, comparison, target), `Result` (claims, metrics, arrays, figures),
+`Logger` (text, metrics, progress, and the folder of a run), `run_experiment`, which runs a file and
+writes `result.json`, and what the `jaxsci` command is made of: `discover`, `find`, `load`,
+`write_ledger`. The shortest complete experiment, run by `jaxsci run sine.py --config.n 100`:
+
+    '''The trapezoidal rule integrates the sine.'''
+    import dataclasses
+    from typing import Annotated
+    import jax.numpy as jnp
+    from jaxsci import experiment
+
+    @dataclasses.dataclass(frozen=True)
+    class Config(experiment.Config):
+        n: Annotated[int, experiment.Between(2, 10_000)] = 50
+
+    PRESETS = {"quick": Config()}
+
+    def run(config, *, key, log):
+        x = jnp.linspace(0, jnp.pi, config.n)
+        error = abs(jnp.trapezoid(jnp.sin(x), x) - 2)
+        return experiment.Result([experiment.Claim("error", error, "<", 1e-2)])
+"""
 
 from jaxsci.experiment.claim import Claim as Claim
 from jaxsci.experiment.config import Above as Above
 from jaxsci.experiment.config import Between as Between
 from jaxsci.experiment.config import Config as Config
+from jaxsci.experiment.config import field_names as field_names
+from jaxsci.experiment.discovery import Experiment as Experiment
+from jaxsci.experiment.discovery import Paper as Paper
+from jaxsci.experiment.discovery import discover as discover
+from jaxsci.experiment.discovery import experiments_folder as experiments_folder
+from jaxsci.experiment.discovery import find as find
+from jaxsci.experiment.discovery import in_checkout as in_checkout
+from jaxsci.experiment.discovery import papers as papers
+from jaxsci.experiment.errors import UsageError as UsageError
+from jaxsci.experiment.errors import nearest as nearest
+from jaxsci.experiment.ledger import collect as collect
+from jaxsci.experiment.ledger import ledger as ledger
+from jaxsci.experiment.ledger import listed as listed
+from jaxsci.experiment.ledger import write_ledger as write_ledger
+from jaxsci.experiment.loading import ExperimentModule as ExperimentModule
+from jaxsci.experiment.loading import load as load
+from jaxsci.experiment.loading import preset_of as preset_of
 from jaxsci.experiment.logger import JsonLines as JsonLines
 from jaxsci.experiment.logger import Logger as Logger
 from jaxsci.experiment.logger import Sink as Sink
+from jaxsci.experiment.logger import jsonable as jsonable
 from jaxsci.experiment.logger import read_metrics as read_metrics
 from jaxsci.experiment.progress import ProgressBar as ProgressBar
+from jaxsci.experiment.record import RunRecord as RunRecord
+from jaxsci.experiment.record import read_record as read_record
 from jaxsci.experiment.result import Result as Result
+from jaxsci.experiment.runner import CompileClock as CompileClock
+from jaxsci.experiment.runner import device as device
+from jaxsci.experiment.runner import run_experiment as run_experiment
+from jaxsci.experiment.runner import versions as versions
+from jaxsci.experiment.summary import print_summary as print_summary
+from jaxsci.experiment.trackers import TensorBoard as TensorBoard
+from jaxsci.experiment.trackers import WeightsAndBiases as WeightsAndBiases

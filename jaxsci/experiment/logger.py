@@ -119,6 +119,10 @@ class Logger:
     def say(self, text: str) -> None:
         """Prints a line, above the progress bars, and keeps it in the log."""
         self._screen.say(f"{self._scope}: {text}" if self._scope else text)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """Keeps a line in the log without printing it."""
         for sink in self._sinks:
             sink.say(self._scope, text, self._seconds())
 

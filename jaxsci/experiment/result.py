@@ -50,7 +50,9 @@ class Result:
         arrays = {name: np.asarray(array) for name, array in self.arrays.items()}
         for kind, names in (("arrays", arrays), ("figures", self.figures)):
             for name in names:
-                if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+                # `file` and `allow_pickle` are what numpy.savez calls its own arguments.
+                taken = kind == "arrays" and name in ("file", "allow_pickle")
+                if not isinstance(name, str) or taken or not _FILE_NAME.fullmatch(name):
                     raise ValueError(
                         f"{kind}: the name {name!r} cannot be a file's; "
                         "expected letters, digits, '_', '-' and '.'"

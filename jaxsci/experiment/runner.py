@@ -1,0 +1,276 @@
+"""Runs an experiment and writes down what came out."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from rich.console import Console
+
+from jaxsci.experiment.atomic import write_atomically
+from jaxsci.experiment.config import Config
+from jaxsci.experiment.discovery import Experiment, find
+from jaxsci.experiment.errors import UsageError
+from jaxsci.experiment.loading import load, preset_of
+from jaxsci.experiment.logger import LOG_FILE, JsonLines, Logger, Sink
+from jaxsci.experiment.record import RESULT_FILE, RunRecord, read_record
+from jaxsci.experiment.result import Result
+from jaxsci.experiment.run_folder import run_folder, started
+
+_PACKAGES = ("jaxsci", "jax", "jaxlib", "equinox", "diffrax", "optax", "orbax-checkpoint", "numpy")
+
+
+def run_experiment(
+    target: Experiment | str | Path,
+    *,
+    preset: str = "quick",
+    config: Config | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    console: Console | None = None,
+    trackers: Sequence[Callable[[Path], Sink]] = (),
+) -> RunRecord:
+    """Runs an experiment and writes `result.json`, figures, arrays and a log to a folder.
+
+    64-bit floats are on while it runs if the configuration says so, and off if not; afterwards the
+    flag is what it was.
+
+    **Arguments:**
+
+    - `target`: a slug, a file, or an `Experiment`.
+    - `preset`: a name in the file's `PRESETS`.
+    - `config`: what to run instead of the preset's configuration, as a change of it.
+    - `seed`: of the key that `run` gets, `jax.random.key(seed)`; 0 or more.
+    - `out`: the run's folder, by default `runs/SLUG` under the current directory. A folder that
+      holds an earlier run keeps it as `previous/`; one that holds anything else is refused.
+    - `resume`: go on with the run in `out`. If it is complete, its record is returned.
+    - `quiet`: print nothing.
+    - `console`: where to print.
+    - `trackers`: called with the run's folder to make further sinks, for instance `TensorBoard`.
+
+    **Returns:** the record, as it stands in `result.json`.
+
+    **Raises:**
+
+    - `UsageError` for a mistake in the arguments or a file that is no experiment; what `run` itself
+      raises passes through, with the log kept.
+    """
+    experiment = target if isinstance(target, Experiment) else find(target)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UsageError(f"seed = {seed!r}: expected an integer, 0 or more")
+    begin = time.perf_counter()
+    module = load(experiment)
+    standard = preset_of(experiment, module, preset)
+    config = standard if config is None else config
+    if type(config) is not type(standard):
+        raise UsageError(
+            f"config: expected a {type(standard).__name__} of {experiment.path.name}, "
+            f"got {type(config).__name__}"
+        )
+    folder = Path(out) if out is not None else Path("runs") / experiment.slug
+    identity = {
+        "slug": experiment.slug,
+        "preset": preset,
+        "seed": seed,
+        "config": dataclasses.asdict(config),
+    }
+    with run_folder(folder, identity, resume=resume) as state:
+        if state == "complete":
+            if not quiet:
+                (console or Console()).print(f"{folder}: this run is complete; nothing to do.")
+            return read_record(folder / RESULT_FILE)
+        resumed = state == "resumed"
+        sinks = [JsonLines(folder / LOG_FILE, append=resumed), *(make(folder) for make in trackers)]
+        log = Logger(folder, resume=resumed, sinks=sinks, console=console, quiet=quiet)
+        with log, _Float64(config.float64), CompileClock() as clock:
+            result = _call(experiment, module.run, config, seed, log)
+            arrays, figures = _write_files(folder, result)
+        total = time.perf_counter() - begin
+        record = RunRecord(
+            slug=experiment.slug,
+            number=experiment.number,
+            title=experiment.title,
+            room=experiment.room,
+            preset=preset,
+            seed=seed,
+            config=identity["config"],
+            overrides=_overrides(standard, config),
+            claims=tuple(result.claims),
+            metrics=result.metrics,
+            arrays=arrays,
+            figures=figures,
+            seconds={
+                "total": round(total, 3),
+                "compile": round(clock.seconds, 3),
+                "run": round(max(total - clock.seconds, 0.0), 3),
+            },
+            resumed=resumed,
+            device=device(),
+            versions=versions(),
+            commit=_commit(experiment.path),
+            started=started(folder),
+            folder=folder,
+        )
+        record.write()
+    return record
+
+
+class CompileClock:
+    """Seconds that JAX spends on tracing, lowering and compiling: `with CompileClock() as clock:`.
+
+    JAX reports each of these as a span of time. Spans may lie inside each other (a function traced
+    while another is) or overlap (compilation in several threads), so the length of their union is
+    taken.
+    """
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds so far."""
+        with self._lock:
+            spans = sorted(self._spans)
+        total, end = 0.0, float("-inf")
+        for left, right in spans:
+            total += max(right - max(left, end), 0.0)
+            end = max(end, right)
+        return total
+
+    def __enter__(self) -> Self:
+        import jax.monitoring
+
+        jax.monitoring.register_event_time_span_listener(self._listen)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        import jax.monitoring
+
+        jax.monitoring.unregister_event_time_span_listener(self._listen)
+
+    def _listen(self, event: str, start_time: float, end_time: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            with self._lock:
+                self._spans.append((start_time, end_time))
+
+
+class _Float64:
+    """Sets JAX's flag for 64-bit types, in all threads, and puts it back."""
+
+    def __init__(self, on: bool):
+        self._on = on
+
+    def __enter__(self) -> None:
+        import jax
+
+        self._before = jax.config.read("jax_enable_x64")
+        jax.config.update("jax_enable_x64", self._on)
+
+    def __exit__(self, *_: object) -> None:
+        import jax
+
+        jax.config.update("jax_enable_x64", self._before)
+
+
+def _call(
+    experiment: Experiment, run: Callable[..., Result], config: Config, seed: int, log: Logger
+) -> Result:
+    import jax
+
+    try:
+        result = run(config, key=jax.random.key(seed), log=log)
+    except BaseException as error:
+        log.note(f"stopped by {type(error).__name__}: {error}")
+        raise
+    if not isinstance(result, Result):
+        raise UsageError(
+            f"{experiment.path}: run returned a {type(result).__name__}, "
+            "expected a jaxsci.experiment.Result"
+        )
+    return result
+
+
+def _write_files(folder: Path, result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if result.arrays:
+        arrays: dict[str, Any] = {name: _storable(x) for name, x in result.arrays.items()}
+        write_atomically(folder / "arrays.npz", lambda f: np.savez_compressed(f, **arrays))
+    names = []
+    for name, figure in result.figures.items():
+        names.append(f"{name}.png")
+        write_atomically(
+            folder / f"{name}.png",
+            lambda f, figure=figure: figure.savefig(f, format="png", dpi=150, bbox_inches="tight"),
+        )
+    if result.figures:
+        import matplotlib.pyplot as plt
+
+        for figure in result.figures.values():
+            plt.close(figure)
+    return tuple(result.arrays), tuple(names)
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    # .npz knows NumPy's own types; bfloat16 and the 8-bit floats widen without loss.
+    foreign = array.dtype.kind == "V" and array.dtype.names is None
+    return array.astype(np.float32) if foreign else array
+
+
+def _overrides(standard: Config, config: Config) -> dict[str, Any]:
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != getattr(standard, field.name)
+    }
+
+
+def device() -> dict[str, Any]:
+    """What JAX computes on: `platform`, `kind`, `count`, and `cores` of the host."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "cores": os.cpu_count(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide about the numbers."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            import jaxsci
+
+            found[package] = jaxsci.__version__ if package == "jaxsci" else "not installed"
+    return found
+
+
+def _commit(path: Path) -> str | None:
+    command = ["git", "-C", str(path.parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(
+            [*command, "--exclude", "*"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
