@@ -165,7 +165,7 @@ class FourierFeatures(eqx.Module):
     - `trainable`: whether B is a parameter; otherwise it is a `Buffer`, which no optimiser touches.
 
     **Raises:** `ValueError` for counts that are not positive or scale <= 0, and when the input has
-    another number of channels.
+    another number of channels; `TypeError` when it is not floating point.
 
     Rahimi & Recht 2007; Tancik et al. 2020, arXiv 2006.10739.
     """
@@ -196,6 +196,8 @@ class FourierFeatures(eqx.Module):
         """φ at one point (c_in,) or at all points of a grid (c_in, *grid). `key` is not used."""
         del key
         x = jnp.asarray(x)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"x must be a floating-point array, got dtype {x.dtype}")
         if x.ndim == 0:
             x = x[None]
         if x.shape[0] != self.c_in:
@@ -415,7 +417,7 @@ class FiLM(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "c *grid"]:
-        """x scaled and shifted by the condition. `key` is not used."""
+        """The field, scaled and shifted by the condition. `key` is not used."""
         del key
         if x.ndim < 1 or x.shape[0] != self.c:
             raise ValueError(f"x must have {self.c} channels, got shape {x.shape}")
