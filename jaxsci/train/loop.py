@@ -1,0 +1,147 @@
+"""The compiled loop: many steps in one dispatch, in one program whatever their number."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, PyTree
+
+from .data.sources import AbstractSource
+from .state import TrainState, weights_of
+from .step import Metrics, Step
+
+CAPACITY = 1024
+"""The most steps of one dispatch from a pure source (the length of the metrics' buffers)."""
+
+
+class Loop:
+    """Runs many steps in one dispatch,
+
+        while i < n and all finite:   batch, data = next(data);   state = step(state, batch).
+
+    It is a `lax.while_loop` whose length n is an argument: one program serves every n, so how the
+    host groups the steps changes neither a bit of the numbers nor the number of compilations. The
+    state is donated: it is overwritten in place.
+
+    A step whose loss is not finite, or that turns a finite weight into NaN or infinity, is not
+    made: the state stays the one before it, and this and all later dispatches do nothing more.
+
+    **Arguments:**
+
+    - `step`: `(state, batch) -> (state, metrics)`.
+    - `state`: the state to start from, whose arrays nobody else may hold (see `own_arrays`).
+    - `source`: the pure source, or None if batches come from the host.
+    """
+
+    def __init__(self, step: Step, state: TrainState, source: AbstractSource | None):
+        self._step = step
+        self._source, self._source_static = eqx.partition(source, eqx.is_array)
+        dynamic, self._static = eqx.partition(state, eqx.is_array)
+        # Flat lists of arrays pass through jit's fast path; modules would be flattened in Python
+        # at every dispatch.
+        self._leaves, self._treedef = jax.tree.flatten(dynamic)
+        self._finite = jnp.array(True)
+        self._run = jax.jit(self._steps, donate_argnums=(0,))
+        self._copy = jax.jit(lambda leaves: [jnp.copy(leaf) for leaf in leaves])
+
+    def state(self) -> TrainState:
+        """The state now. Its arrays die with the next dispatch: copy what is to be kept."""
+        return self._build(self._leaves)
+
+    def copy(self) -> TrainState:
+        """The state now, in arrays of its own; returns at once."""
+        return self._build(self._copy(self._leaves))
+
+    def dispatch(
+        self, n_steps: int, batches: PyTree = None
+    ) -> tuple[Metrics, Int[Array, ""], Bool[Array, ""]]:
+        """Starts `n_steps` steps and returns at once.
+
+        **Arguments:**
+
+        - `n_steps`: n, at most `CAPACITY`, or the length of `batches`.
+        - `batches`: without a pure source, the batches, stacked to an always equal length.
+
+        **Returns:** the metrics, each with a leading axis of the capacity; how many steps were
+        tried, that is how many entries are valid; and whether all steps so far were finite. If
+        not, the last one tried was the first that was not.
+        """
+        # Host data enter as an argument, so that one program serves all dispatches.
+        self._leaves, metrics, tried, self._finite = self._run(
+            self._leaves, self._finite, self._source, batches, np.int32(n_steps)
+        )
+        return metrics, tried, self._finite
+
+    def _build(self, leaves: list[Array]) -> TrainState:
+        return eqx.combine(jax.tree.unflatten(self._treedef, leaves), self._static)
+
+    def _steps(self, leaves, finite, source, batches, n_steps):
+        @jax.jit  # Traced once, although its shapes are asked for first.
+        def one(leaves, source, batch):
+            state = self._build(leaves)
+            source = eqx.combine(source, self._source_static)
+            if source is not None:
+                batch, data = source.next(state.data)
+                state = eqx.tree_at(lambda s: s.data, state, data, is_leaf=lambda x: x is None)
+            new, metrics = self._step(state, batch)
+            finite = _stays_finite(state, new, metrics)
+            new_leaves, treedef = jax.tree.flatten(eqx.filter(new, eqx.is_array))
+            self._require_same(leaves, new_leaves, treedef)
+            kept = [
+                new if new is old else jax.lax.select(finite, new, old)
+                for new, old in zip(new_leaves, leaves, strict=True)
+            ]
+            return kept, metrics, finite
+
+        def batch(i):
+            return jax.tree.map(lambda leaf: leaf[i], batches)
+
+        _, shapes, _ = jax.eval_shape(one, leaves, source, jax.eval_shape(batch, jnp.int32(0)))
+        capacity = CAPACITY if batches is None else jax.tree.leaves(batches)[0].shape[0]
+        buffers = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
+
+        def unfinished(carry):
+            i, _, _, finite = carry
+            return (i < n_steps) & finite
+
+        def body(carry):
+            i, leaves, buffers, _ = carry
+            leaves, metrics, finite = one(leaves, source, batch(i))
+            buffers = jax.tree.map(lambda buffer, m: buffer.at[i].set(m), buffers, metrics)
+            return i + 1, leaves, buffers, finite
+
+        carry = (jnp.int32(0), leaves, buffers, finite)
+        tried, leaves, buffers, finite = jax.lax.while_loop(unfinished, body, carry)
+        return leaves, buffers, tried, finite
+
+    def _require_same(self, old: list[Array], new: list[Array], treedef: Any) -> None:
+        """A loop's state keeps its structure and types; says which array did not."""
+        if treedef != self._treedef:
+            raise TypeError(
+                "the step changed the structure of the training state:\n"
+                f"before: {self._treedef}\nafter:  {treedef}"
+            )
+        names = leaf_names(self._build(old))
+        for name, before, after in zip(names, old, new, strict=True):
+            if before.shape != after.shape or before.dtype != after.dtype:
+                raise TypeError(
+                    f"the step changed {name} from {before.dtype}{list(before.shape)} "
+                    f"to {after.dtype}{list(after.shape)}"
+                )
+
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """The path of every array in the tree, such as `model.layers[0].weight`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(tree, eqx.is_array))
+    return [jax.tree_util.keystr(path).lstrip(".") for path, _ in leaves]
+
+
+def _stays_finite(old: TrainState, new: TrainState, metrics: Metrics) -> Bool[Array, ""]:
+    finite = jnp.isfinite(metrics["loss"]) if "loss" in metrics else jnp.array(True)
+    # A weight that was infinite on purpose (a mask) may stay so.
+    before, after = (jax.tree.leaves(weights_of(s.model)) for s in (old, new))
+    for was, now in zip(before, after, strict=True):
+        finite &= jnp.all(jnp.isfinite(now) | ~jnp.isfinite(was))
+    return finite
