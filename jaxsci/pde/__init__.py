@@ -1,0 +1,29 @@
+"""Domains, equations, classical solvers and benchmark problems.
+
+A partial differential equation in ten lines:
+
+```python
+import exponax, jax, jax.numpy as jnp
+from jaxsci.pde import ExponaxStepper, GaussianRandomField, Grid, rollout
+
+grid = Grid(0.0, 1.0, 256, periodic=True)
+u0 = GaussianRandomField(alpha=2.5, tau=7.0).sample(jax.random.key(0), grid)
+burgers = ExponaxStepper(exponax.stepper.Burgers(1, 1.0, 256, dt=1e-3, diffusivity=0.01))
+frames = rollout(burgers, u0, 1000, every=10)  # (100, 1, 256)
+energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
+```
+
+- `Grid`: equally spaced points on a box. `GaussianRandomField`: random functions on it.
+- `AbstractStepper`, `FunctionStepper`, `ExponaxStepper`, `rollout`: one loop for every solver.
+- `BurgersOperator`: benchmark problems; `Dataset`: what they generate.
+"""
+
+from .grid import Grid as Grid
+from .problems import BurgersOperator as BurgersOperator
+from .problems import Dataset as Dataset
+from .problems import Problem as Problem
+from .random_fields import GaussianRandomField as GaussianRandomField
+from .stepper import AbstractStepper as AbstractStepper
+from .stepper import ExponaxStepper as ExponaxStepper
+from .stepper import FunctionStepper as FunctionStepper
+from .stepper import rollout as rollout
