@@ -99,11 +99,10 @@ def make_step(
             return _value_and_metrics(loss(build(params), part, key), params)
 
         gradient = jax.value_and_grad(objective, has_aux=True)
+        parts: Any = None
+        keys: Any = None
         if accumulate == 1:
             (value, metrics), grads = gradient(params, batch, key)
-
-            def value_fn(params):
-                return objective(params, batch, key)[0]
         else:
             parts = jax.tree.map(lambda leaf: _split(leaf, accumulate), batch)
             keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(accumulate))
@@ -111,10 +110,12 @@ def make_step(
                 lambda part, key: gradient(params, part, key), parts, keys
             )
 
-            def value_fn(params):
-                # Remat: this mean's derivative needs the memory of one part, as the step's does.
-                one = jax.checkpoint(lambda part, key: objective(params, part, key)[0])
-                return _mean(one, parts, keys)
+        def value_fn(params):
+            if accumulate == 1:
+                return objective(params, batch, key)[0]
+            # Remat: the derivative of this mean needs the memory of one part, as the step's does.
+            one = jax.checkpoint(lambda part, key: objective(params, part, key)[0])
+            return _mean(one, parts, keys)
 
         more = {}
         if extra_args is not None:
