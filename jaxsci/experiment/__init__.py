@@ -42,9 +42,8 @@ from jaxsci.experiment.ledger import collect as collect
 from jaxsci.experiment.ledger import ledger as ledger
 from jaxsci.experiment.ledger import listed as listed
 from jaxsci.experiment.ledger import write_ledger as write_ledger
-from jaxsci.experiment.loading import ExperimentModule as ExperimentModule
+from jaxsci.experiment.loading import LoadedExperiment as LoadedExperiment
 from jaxsci.experiment.loading import load as load
-from jaxsci.experiment.loading import preset_of as preset_of
 from jaxsci.experiment.logger import JsonLines as JsonLines
 from jaxsci.experiment.logger import Logger as Logger
 from jaxsci.experiment.logger import Sink as Sink

@@ -1,29 +1,41 @@
 """From a file to a module that keeps the shape of an experiment."""
 
+import dataclasses
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import cast
 
 from jaxsci.experiment.config import Config
 from jaxsci.experiment.discovery import Experiment
 from jaxsci.experiment.errors import UsageError, nearest
-from jaxsci.experiment.logger import Logger
 from jaxsci.experiment.result import Result
 
 
-class ExperimentModule(Protocol):
-    """What the module of an experiment file offers."""
+@dataclasses.dataclass(frozen=True)
+class LoadedExperiment:
+    """An experiment whose file has been imported: its description, presets and function."""
 
-    PRESETS: Mapping[str, Config]
+    experiment: Experiment
+    presets: Mapping[str, Config]
+    run: Callable[..., Result]
 
-    def run(self, config: Any, *, key: Any, log: Logger) -> Result:
-        """Does the experiment."""
-        ...
+    def preset(self, name: str) -> Config:
+        """The configuration of a preset.
+
+        **Raises:**
+
+        - `UsageError` for an unknown preset, with the nearest ones.
+        """
+        if name not in self.presets:
+            raise UsageError(
+                f"{self.experiment.slug} has no preset {name!r}" + nearest(name, self.presets)
+            )
+        return self.presets[name]
 
 
-def load(experiment: Experiment) -> ExperimentModule:
+def load(experiment: Experiment) -> LoadedExperiment:
     """Imports an experiment's file.
 
     A file beside a user's own one can be imported by it, as when Python runs the file itself.
@@ -45,25 +57,10 @@ def load(experiment: Experiment) -> ExperimentModule:
         # Last, so that a file named like a library does not hide it.
         sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
-    _check(experiment, module)
-    return cast(ExperimentModule, module)
+    return _check(experiment, module)
 
 
-def preset_of(experiment: Experiment, module: ExperimentModule, preset: str) -> Config:
-    """The configuration of a preset.
-
-    **Raises:**
-
-    - `UsageError` for an unknown preset.
-    """
-    if preset not in module.PRESETS:
-        raise UsageError(
-            f"{experiment.slug} has no preset {preset!r}" + nearest(preset, module.PRESETS)
-        )
-    return module.PRESETS[preset]
-
-
-def _check(experiment: Experiment, module: ModuleType) -> None:
+def _check(experiment: Experiment, module: ModuleType) -> LoadedExperiment:
     path = experiment.path
     presets = getattr(module, "PRESETS", None)
     if not isinstance(presets, Mapping) or not presets:
@@ -74,5 +71,7 @@ def _check(experiment: Experiment, module: ModuleType) -> None:
                 f"{path}: no experiment, PRESETS[{name!r}] is a {type(config).__name__}, "
                 "not a jaxsci.experiment.Config"
             )
-    if not callable(getattr(module, "run", None)):
+    run = getattr(module, "run", None)
+    if not callable(run):
         raise UsageError(f"{path}: no experiment, run is not a function")
+    return LoadedExperiment(experiment, presets, cast(Callable[..., Result], run))

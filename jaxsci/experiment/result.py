@@ -5,11 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from jaxsci.experiment.claim import Claim, scalar
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -34,10 +33,12 @@ class Result:
 
     claims: Sequence[Claim] = ()
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    arrays: "Mapping[str, np.ndarray]" = dataclasses.field(default_factory=dict)
     figures: "Mapping[str, Figure]" = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        import numpy as np  # Here, so that `jaxsci list` answers at once.
+
         claims = tuple(self.claims)
         for claim in claims:
             if not isinstance(claim, Claim):

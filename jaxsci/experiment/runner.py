@@ -1,5 +1,7 @@
 """Runs an experiment and writes down what came out."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -7,29 +9,31 @@ import platform
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 from rich.console import Console
 
 from jaxsci.experiment.atomic import write_atomically
 from jaxsci.experiment.config import Config
 from jaxsci.experiment.discovery import Experiment, find
 from jaxsci.experiment.errors import UsageError
-from jaxsci.experiment.loading import load, preset_of
+from jaxsci.experiment.loading import LoadedExperiment, load
 from jaxsci.experiment.logger import LOG_FILE, JsonLines, Logger, Sink
 from jaxsci.experiment.record import RESULT_FILE, RunRecord, read_record
 from jaxsci.experiment.result import Result
 from jaxsci.experiment.run_folder import run_folder, started
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _PACKAGES = ("jaxsci", "jax", "jaxlib", "equinox", "diffrax", "optax", "orbax-checkpoint", "numpy")
 
 
 def run_experiment(
-    target: Experiment | str | Path,
+    target: LoadedExperiment | Experiment | str | Path,
     *,
     preset: str = "quick",
     config: Config | None = None,
@@ -47,9 +51,10 @@ def run_experiment(
 
     **Arguments:**
 
-    - `target`: a slug, a file, or an `Experiment`.
+    - `target`: a slug, a file, or what `find` or `load` makes of one.
     - `preset`: a name in the file's `PRESETS`.
-    - `config`: what to run instead of the preset's configuration, as a change of it.
+    - `config`: what to run instead of the preset's configuration, as a change of it, such as
+      `dataclasses.replace(loaded.preset("quick"), width=64)`.
     - `seed`: of the key that `run` gets, `jax.random.key(seed)`; 0 or more.
     - `out`: the run's folder, by default `runs/SLUG` under the current directory. A folder that
       holds an earlier run keeps it as `previous/`; one that holds anything else is refused.
@@ -65,12 +70,14 @@ def run_experiment(
     - `UsageError` for a mistake in the arguments or a file that is no experiment; what `run` itself
       raises passes through, with the log kept.
     """
-    experiment = target if isinstance(target, Experiment) else find(target)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise UsageError(f"seed = {seed!r}: expected an integer, 0 or more")
     begin = time.perf_counter()
-    module = load(experiment)
-    standard = preset_of(experiment, module, preset)
+    if isinstance(target, str | Path):
+        target = find(target)
+    loaded = load(target) if isinstance(target, Experiment) else target
+    experiment = loaded.experiment
+    standard = loaded.preset(preset)
     config = standard if config is None else config
     if type(config) is not type(standard):
         raise UsageError(
@@ -92,8 +99,8 @@ def run_experiment(
         resumed = state == "resumed"
         sinks = [JsonLines(folder / LOG_FILE, append=resumed), *(make(folder) for make in trackers)]
         log = Logger(folder, resume=resumed, sinks=sinks, console=console, quiet=quiet)
-        with log, _Float64(config.float64), CompileClock() as clock:
-            result = _call(experiment, module.run, config, seed, log)
+        with log, _float64(config.float64), CompileClock() as clock:
+            result = _call(experiment, loaded.run, config, seed, log)
             arrays, figures = _write_files(folder, result)
         total = time.perf_counter() - begin
         record = RunRecord(
@@ -170,22 +177,20 @@ class CompileClock:
                 self._spans.append((start_time, end_time))
 
 
-class _Float64:
-    """Sets JAX's flag for 64-bit types, in all threads, and puts it back."""
+@contextlib.contextmanager
+def _float64(on: bool) -> Iterator[None]:
+    """Sets JAX's flag for 64-bit types, here and in threads that load data; puts it back."""
+    import jax
 
-    def __init__(self, on: bool):
-        self._on = on
-
-    def __enter__(self) -> None:
-        import jax
-
-        self._before = jax.config.read("jax_enable_x64")
-        jax.config.update("jax_enable_x64", self._on)
-
-    def __exit__(self, *_: object) -> None:
-        import jax
-
-        jax.config.update("jax_enable_x64", self._before)
+    # A caller may have the flag set for its own thread alone; a new thread sees the global one.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        before = pool.submit(lambda: jax.config.values["jax_enable_x64"]).result()
+    jax.config.update("jax_enable_x64", on)
+    try:
+        with jax.enable_x64(on):
+            yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def _call(
@@ -207,6 +212,8 @@ def _call(
 
 
 def _write_files(folder: Path, result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    import numpy as np
+
     if result.arrays:
         arrays: dict[str, Any] = {name: _storable(x) for name, x in result.arrays.items()}
         write_atomically(folder / "arrays.npz", lambda f: np.savez_compressed(f, **arrays))
@@ -225,10 +232,10 @@ def _write_files(folder: Path, result: Result) -> tuple[tuple[str, ...], tuple[s
     return tuple(result.arrays), tuple(names)
 
 
-def _storable(array: np.ndarray) -> np.ndarray:
+def _storable(array: "np.ndarray") -> "np.ndarray":
     # .npz knows NumPy's own types; bfloat16 and the 8-bit floats widen without loss.
     foreign = array.dtype.kind == "V" and array.dtype.names is None
-    return array.astype(np.float32) if foreign else array
+    return array.astype("float32") if foreign else array
 
 
 def _overrides(standard: Config, config: Config) -> dict[str, Any]:

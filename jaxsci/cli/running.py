@@ -1,0 +1,202 @@
+"""`jaxsci run` and `jaxsci verify`."""
+
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import jaxsci
+from jaxsci.cli.backend import check_backend, keep_compiled_programs, start_backend
+from jaxsci.cli.options import Run, Verify
+from jaxsci.cli.parsing import is_help, parse, without_config
+from jaxsci.experiment import (
+    RunRecord,
+    TensorBoard,
+    UsageError,
+    WeightsAndBiases,
+    discover,
+    find,
+    load,
+    nearest,
+    print_summary,
+    read_record,
+    run_experiment,
+)
+
+HOLDS, FAILS, MISUSE, RAISED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def run(words: Sequence[str]) -> int:
+    """`jaxsci run`: one experiment, in this process.
+
+    **Returns:** 0 if all claims hold, 1 if one fails, 3 if the experiment raised, 130 after Ctrl-C.
+
+    **Raises:**
+
+    - `UsageError` for a mistake in the call.
+    """
+    first = words[0] if words else ""
+    if is_help(words) and (first.startswith("-") or not first):
+        parse(Run, words, prog="jaxsci run")
+    # What the file's configuration offers is known only when the file is: so first all the rest is
+    # read, and the words of the configuration after the import.
+    plain = [word for word in without_config(words) if word not in ("-h", "--help")]
+    options = parse(Run, plain, prog="jaxsci run")
+    if options.seed < 0:
+        raise UsageError(f"--seed {options.seed}: expected 0 or more")
+    check_backend(options.platform, options.devices)
+    _check_trackers(options.track)
+    experiment = find(options.experiment)
+    if experiment.presets and options.preset not in experiment.presets:
+        raise UsageError(
+            f"{experiment.slug} has no preset {options.preset!r}"
+            + nearest(options.preset, experiment.presets)
+        )
+    os.environ.setdefault("MPLBACKEND", "agg")
+    start_backend(options.platform, options.devices)
+    console = Console(quiet=options.quiet)
+    folder = options.out or Path("runs") / experiment.slug
+    try:
+        loaded = load(experiment)
+        standard = loaded.preset(options.preset)
+        prog = f"jaxsci run {options.experiment}"
+        config = parse(Run, words, prog=prog, config=standard).config  # pyright: ignore[reportAttributeAccessIssue]
+        keep_compiled_programs()
+        if not options.quiet:
+            console.print(
+                f"{experiment.slug}: preset {options.preset}, seed {options.seed}, "
+                f"results go to {folder}/",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        record = run_experiment(
+            loaded,
+            preset=options.preset,
+            config=config,
+            seed=options.seed,
+            out=folder,
+            resume=options.resume,
+            quiet=options.quiet,
+            console=console,
+            trackers=[_TRACKERS[name][1] for name in options.track],
+        )
+    except KeyboardInterrupt:
+        again = shlex.join(["jaxsci", "run", *(w for w in words if w != "--resume"), "--resume"])
+        print(f"jaxsci: stopped; to go on: {again}", file=sys.stderr)
+        return INTERRUPTED
+    except UsageError:
+        raise
+    except Exception as error:
+        _print_traceback(error, experiment.path)
+        kept = f"; its log is in {folder}/" if (folder / "log.jsonl").exists() else ""
+        print(f"jaxsci: {experiment.slug} raised {type(error).__name__}{kept}", file=sys.stderr)
+        return RAISED
+    if not options.quiet:
+        print_summary(record, console)
+    return HOLDS if record.holds else FAILS
+
+
+def verify(words: Sequence[str]) -> int:
+    """`jaxsci verify`: several experiments, each in a process of its own.
+
+    **Returns:** 0 if all claims hold, 1 if one fails, 3 if an experiment raised, 130 after Ctrl-C.
+
+    **Raises:**
+
+    - `UsageError` for a mistake in the call.
+    """
+    options = parse(Verify, words, prog="jaxsci verify")
+    if options.seed < 0:
+        raise UsageError(f"--seed {options.seed}: expected 0 or more")
+    check_backend(options.platform, options.devices)
+    chosen = [find(name) for name in options.experiments] or discover()[0]
+    for experiment in chosen:
+        if experiment.presets and options.preset not in experiment.presets:
+            raise UsageError(
+                f"{experiment.slug} has no preset {options.preset!r}"
+                + nearest(options.preset, experiment.presets)
+            )
+    console = Console()
+    table = Table("experiment", "claim", "measured", "target", "holds", "seconds")
+    worst = HOLDS
+    for number, experiment in enumerate(chosen, 1):
+        console.print(f"[{number}/{len(chosen)}] {experiment.slug}", markup=False, highlight=False)
+        folder = options.out / experiment.slug
+        status, output = _run_apart(experiment.path, folder, options)
+        if status == MISUSE:
+            raise UsageError(output.strip().splitlines()[-1].removeprefix("jaxsci: "))
+        if status in (HOLDS, FAILS):
+            _add_rows(table, read_record(folder / "result.json"))
+        else:
+            print(output, file=sys.stderr)
+            table.add_row(experiment.slug, Text("raised", style="bold red"), "", "", "", "")
+        worst = max(worst, status if status in (HOLDS, FAILS) else RAISED)
+    console.print(table)
+    return worst
+
+
+def _run_apart(path: Path, folder: Path, options: Verify) -> tuple[int, str]:
+    # Its own process: memory, the flag for 64-bit types and a crash stay there.
+    command = [sys.executable, "-P", "-m", "jaxsci.cli", "run", str(path), "--quiet"]
+    command += ["--preset", options.preset, "--seed", str(options.seed), "--out", str(folder)]
+    if options.platform is not None:
+        command += ["--platform", options.platform]
+    if options.devices is not None:
+        command += ["--devices", str(options.devices)]
+    package = str(Path(jaxsci.__file__).resolve().parents[1])
+    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": search},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def _add_rows(table: Table, record: RunRecord) -> None:
+    seconds = f"{record.seconds['total']:.1f}"
+    if not record.claims:
+        table.add_row(record.slug, "no claims", "", "", "", seconds)
+    for index, claim in enumerate(record.claims):
+        table.add_row(
+            record.slug if index == 0 else "",
+            Text(claim.name),
+            f"{claim.measured:.4g}",
+            f"{claim.op} {claim.target:.4g}",
+            Text("yes", style="green") if claim.holds else Text("NO", style="bold red"),
+            seconds if index == 0 else "",
+        )
+
+
+def _print_traceback(error: Exception, path: Path) -> None:
+    """Prints a traceback that begins in the experiment's file: what runs it is of no interest."""
+    frames = error.__traceback__
+    inside = frames
+    while inside is not None and Path(inside.tb_frame.f_code.co_filename) != path:
+        inside = inside.tb_next
+    traceback.print_exception(type(error), error, inside or frames)
+
+
+_TRACKERS = {"tensorboard": ("tensorboardX", TensorBoard), "wandb": ("wandb", WeightsAndBiases)}
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    # Before the run's folder is touched: an earlier result would move aside for nothing.
+    for name in names:
+        package = _TRACKERS[name][0]
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(
+                f"--track {name}: {package} is not installed: pip install 'jaxsci[trackers]'"
+            )
