@@ -168,8 +168,11 @@ class Checkpointer:
             },
         }
         score = None
-        if self._plan.best is not None and values is not None:
-            score = {"score": float(values[self._plan.best])}
+        if self._plan.best is not None:
+            # A checkpoint without an evaluation, or with NaN, is no candidate for the best.
+            score = float(values[self._plan.best]) if values else np.nan
+            worst = np.inf if self._plan.mode == "min" else -np.inf
+            score = {"score": worst if np.isnan(score) else score}
         # Orbax refuses arrays without elements; their shape says all there is to restore.
         stored = {name: array for name, array in stored.items() if array.size}
         with _clear_errors(self.folder):
@@ -231,11 +234,14 @@ class Checkpointer:
             import orbax.checkpoint as ocp
             from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+            def score(values):
+                return values["score"]
+
             policies: list[Any] = [preservation.LatestN(self._plan.keep_last)]
             if self._plan.best is not None:
                 policies.append(
                     preservation.BestN(
-                        get_metric_fn=lambda values: values["score"],
+                        get_metric_fn=score,
                         reverse=self._plan.mode == "min",
                         n=1,
                     )
@@ -244,6 +250,7 @@ class Checkpointer:
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation.AnyPreservationPolicy(policies),
+                    best_fn=None if self._plan.best is None else score,
                     cleanup_tmp_directories=True,
                     save_root_metadata=False,
                 ),
@@ -289,7 +296,7 @@ class Checkpointer:
             )
         for what, mine in (("identity", self._plan.identity), ("source", like.source)):
             theirs, mine = meta[what], json.loads(json.dumps(dict(mine)))
-            for name in sorted(theirs.keys() | mine.keys()):
+            for name in dict.fromkeys([*theirs, *mine]):
                 if theirs.get(name) != mine.get(name):
                     raise CheckpointMismatch(
                         f"{where} belongs to another run: {name} is {theirs.get(name)!r} there and "

@@ -86,9 +86,9 @@ class Loop:
                 batch, data = source.next(state.data)
                 state = eqx.tree_at(lambda s: s.data, state, data, is_leaf=lambda x: x is None)
             new, metrics = self._step(state, batch)
-            finite = _stays_finite(state, new, metrics)
             new_leaves, treedef = jax.tree.flatten(eqx.filter(new, eqx.is_array))
             self._require_same(leaves, new_leaves, treedef)
+            finite = _stays_finite(state, new, metrics)
             kept = [
                 new if new is old else jax.lax.select(finite, new, old)
                 for new, old in zip(new_leaves, leaves, strict=True)
