@@ -1,0 +1,81 @@
+"""Times several programs side by side in one run: turn by turn, so that drift hits all alike.
+
+Every contestant is a worker process of its own (its own Python, its own libraries) that prints
+`ready {json}` after its warm-up and then, for every line `go` it reads, runs its repetitions and
+prints the milliseconds of each. Medians are compared; ratios are taken within a turn.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+
+def serve(repetition: Callable[[], object], facts: Mapping[str, object], per_turn: int) -> None:
+    """The worker's side: `repetition` runs the work once and returns when it is finished."""
+    print("ready " + json.dumps(dict(facts)), flush=True)
+    for line in sys.stdin:
+        if line.strip() != "go":
+            break
+        times = []
+        for _ in range(per_turn):
+            start = time.perf_counter()
+            repetition()
+            times.append(1e3 * (time.perf_counter() - start))
+        print(json.dumps(times), flush=True)
+
+
+def compete(
+    commands: Mapping[str, Sequence[str]], *, turns: int, env: Mapping[str, str]
+) -> dict[str, dict]:
+    """Runs the workers in turn; the first name is the one that the ratios are of.
+
+    **Returns:** for each name `{"median_ms", "min_ms", "ratio", "facts"}`, where `ratio` is the
+    median over turns of (the first worker's median) / (this worker's median).
+    """
+    workers, facts = {}, {}
+    for name, command in commands.items():
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(env)
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("ready "):
+                facts[name] = json.loads(line[len("ready ") :])
+                break
+        else:
+            raise SystemExit(f"{name}: the worker ended before it was ready: {' '.join(command)}")
+        workers[name] = process
+    times: dict[str, list[list[float]]] = {name: [] for name in workers}
+    for _ in range(turns):
+        for name, process in workers.items():
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            times[name].append(json.loads(process.stdout.readline()))
+    for process in workers.values():
+        process.stdin.close()
+        process.wait()
+    first = [statistics.median(t) for t in next(iter(times.values()))]
+    results = {}
+    for name, turns_ in times.items():
+        medians = [statistics.median(t) for t in turns_]
+        results[name] = {
+            "median_ms": statistics.median(medians),
+            "min_ms": min(min(t) for t in turns_),
+            "ratio": statistics.median(a / b for a, b in zip(first, medians, strict=True)),
+            "facts": facts[name],
+        }
+    return results
+
+
+def table(results: Mapping[str, Mapping], title: str) -> str:
+    """The results as lines of text."""
+    lines = [title, f"{'':24}{'median ms':>12}{'min ms':>10}{'ours/this':>11}  facts"]
+    for name, row in results.items():
+        facts = ", ".join(f"{k} {v}" for k, v in row["facts"].items())
+        lines.append(
+            f"{name:24}{row['median_ms']:12.1f}{row['min_ms']:10.1f}{row['ratio']:11.2f}  {facts}"
+        )
+    return "\n".join(lines)
