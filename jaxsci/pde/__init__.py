@@ -15,11 +15,15 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 
 - `Grid`: equally spaced points on a box. `GaussianRandomField`: random functions on it.
 - `AbstractStepper`, `FunctionStepper`, `ExponaxStepper`, `rollout`: one loop for every solver.
-- `BurgersOperator`: benchmark problems; `Dataset`: what they generate.
+- `solve_elliptic`: −∇·(a∇u) = f by conservative finite volumes, differentiable in a and f.
+- `BurgersOperator`, `DarcyFlow`: benchmark problems; `Dataset`: what they generate.
 """
 
+from .elliptic import FluxDifference as FluxDifference
+from .elliptic import solve_elliptic as solve_elliptic
 from .grid import Grid as Grid
 from .problems import BurgersOperator as BurgersOperator
+from .problems import DarcyFlow as DarcyFlow
 from .problems import Dataset as Dataset
 from .problems import Problem as Problem
 from .random_fields import GaussianRandomField as GaussianRandomField

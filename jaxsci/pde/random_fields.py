@@ -204,12 +204,15 @@ def _sample(law: GaussianRandomField, key: PRNGKeyArray, grid: Grid, dtype) -> A
 def _normals(key: PRNGKeyArray, modes: tuple[np.ndarray, ...], shape: tuple, dtype) -> Array:
     """Standard normals of `shape` for each mode, each from its own key: "*modes *shape"."""
 
-    def draw(key, axis):
-        if axis == len(modes):
-            return jax.random.normal(key, shape, dtype)
-        k = modes[axis]
-        # 0, 1, −1, 2, −2, … ↦ 0, 1, 2, 3, 4, …: `fold_in` takes a non-negative number.
-        code = jnp.asarray(np.where(k > 0, 2 * k - 1, -2 * k), jnp.uint32)
-        return jax.vmap(lambda c: draw(jax.random.fold_in(key, c), axis + 1))(code)
-
-    return draw(key, 0)
+    # 0, 1, −1, 2, −2, … ↦ 0, 1, 2, 3, 4, …: `fold_in` takes a non-negative number.
+    codes = [np.where(k > 0, 2 * k - 1, -2 * k) for k in modes]
+    codes = np.stack([code.ravel() for code in np.meshgrid(*codes, indexing="ij")])
+    # A scan over the axes, so that the hash is compiled once and not once an axis.
+    fold = jax.vmap(jax.random.fold_in)
+    keys, _ = jax.lax.scan(
+        lambda keys, code: (fold(keys, code), None),
+        jnp.broadcast_to(key, codes.shape[1:]),
+        jnp.asarray(codes, jnp.uint32),
+    )
+    draws = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+    return draws.reshape(*(k.size for k in modes), *shape)

@@ -6,5 +6,6 @@ with `generate(key, n)`, a `Dataset` of input and output functions in memory, an
 """
 
 from .burgers import BurgersOperator as BurgersOperator
+from .darcy import DarcyFlow as DarcyFlow
 from .dataset import Dataset as Dataset
 from .dataset import Problem as Problem
