@@ -69,33 +69,35 @@ def solve_elliptic(
         ~jnp.all(coefficient > 0),
         "solve_elliptic: coefficient must be positive at every grid point",
     )
-    interior = (slice(1, -1),) * grid.n_dims
-    right = source[interior]
-    structure = jax.ShapeDtypeStruct(right.shape, dtype)
-    tags = lx.positive_semidefinite_tag
-    # Scaled so that right side and solution are of size one, which gives absolute tolerances a
-    # meaning: (size a) w = f / strength, u = size strength w, with the size of the solution for
-    # constant a and f. The scales cancel in the derivative.
     mean = jax.lax.stop_gradient(jnp.mean(coefficient))
+    # The size of u for constant a and f = 1: it cancels, and only gives tolerances a meaning.
     size = 1 / (mean * sum((np.pi / length) ** 2 for length in grid.lengths))
-    strength = jax.lax.stop_gradient(jnp.max(jnp.abs(right)))
-    strength = jnp.where(strength > 0, strength, 1)
-    operator = lx.FunctionLinearOperator(
-        FluxDifference(size * coefficient, grid, face_mean), structure, tags
-    )
-    preconditioner = lx.FunctionLinearOperator(
-        _InversePoisson(grid, dtype, 1 / (mean * size)), structure, tags
-    )
+    inverse_poisson = _InversePoisson(grid, dtype, 1 / (mean * size))
     # The residual is updated by its recurrence alone: recomputed, it would stall at rounding level
     # (condition number times epsilon), above the tolerance on fine grids.
     solver = lx.CG(rtol, rtol, stabilise_every=None, max_steps=max_steps)
-    solution = lx.linear_solve(
-        operator,
-        right / strength,
-        solver,
-        options={"preconditioner": preconditioner},
+
+    def conjugate_gradients(operator, right):
+        # Right side and solution are brought to size one, here and not outside, since this also
+        # solves the systems for derivatives, whose right sides may be tiny.
+        strength = jnp.max(jnp.abs(right))
+        strength = jnp.where(strength > 0, strength, 1)
+        structure = jax.ShapeDtypeStruct(right.shape, dtype)
+        symmetric = lx.positive_semidefinite_tag
+        scaled = lx.FunctionLinearOperator(lambda w: operator(size * w), structure, symmetric)
+        preconditioner = lx.FunctionLinearOperator(inverse_poisson, structure, symmetric)
+        solution = lx.linear_solve(
+            scaled, right / strength, solver, options={"preconditioner": preconditioner}
+        )
+        return size * strength * solution.value
+
+    u = jax.lax.custom_linear_solve(
+        FluxDifference(coefficient, grid, face_mean),
+        source[(slice(1, -1),) * grid.n_dims],
+        conjugate_gradients,
+        symmetric=True,
     )
-    return jnp.pad((size * strength) * solution.value, 1)
+    return jnp.pad(u, 1)
 
 
 class FluxDifference(eqx.Module):
