@@ -21,7 +21,7 @@ from jaxsci.experiment.config import Config
 from jaxsci.experiment.discovery import Experiment, find
 from jaxsci.experiment.errors import UsageError
 from jaxsci.experiment.loading import LoadedExperiment, load
-from jaxsci.experiment.logger import LOG_FILE, JsonLines, Logger, Sink
+from jaxsci.experiment.logger import LOG_FILE, JsonLines, Logger, Sink, jsonable
 from jaxsci.experiment.record import RESULT_FILE, RunRecord, read_record
 from jaxsci.experiment.result import Result
 from jaxsci.experiment.run_folder import run_folder, started
@@ -89,7 +89,7 @@ def run_experiment(
         "slug": experiment.slug,
         "preset": preset,
         "seed": seed,
-        "config": dataclasses.asdict(config),
+        "config": jsonable(dataclasses.asdict(config)),
     }
     with run_folder(folder, identity, resume=resume) as state:
         if state == "complete":
@@ -239,11 +239,8 @@ def _storable(array: "np.ndarray") -> "np.ndarray":
 
 
 def _overrides(standard: Config, config: Config) -> dict[str, Any]:
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(standard, field.name)
-    }
+    old, new = jsonable(dataclasses.asdict(standard)), jsonable(dataclasses.asdict(config))
+    return {name: value for name, value in new.items() if value != old[name]}
 
 
 def device() -> dict[str, Any]:
