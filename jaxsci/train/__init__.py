@@ -15,9 +15,9 @@
 
 `fit` draws the batches, updates, averages, evaluates, logs and saves; `make_step`, `make_steps`
 and `init_state` are its pure parts, for loops of one's own; `train` repeats any other step.
-`ArraySource` and `OnlineSource` (a solver inside the step) run on the device; pipelines from files
-(`PDEBench`, `TheWell`) run on the host through grain. `Checkpoints` says what is kept on disk, and
-a run that was killed and resumed ends with the numbers of one that was not.
+`ArraySource` and `OnlineSource` (a solver inside the step) run on the device; `pipeline` reads
+files (`Windows` of `PDEBench` or `TheWell`) on the host through grain. `Checkpoints` says what is
+kept on disk, and a run that was killed and resumed ends with the numbers of one that was not.
 """
 
 from .checkpoint import CheckpointError as CheckpointError
@@ -25,8 +25,14 @@ from .checkpoint import CheckpointMismatch as CheckpointMismatch
 from .checkpoint import Checkpoints as Checkpoints
 from .checkpoint import load_model as load_model
 from .data import AbstractSource as AbstractSource
+from .data import AbstractTrajectories as AbstractTrajectories
 from .data import ArraySource as ArraySource
 from .data import OnlineSource as OnlineSource
+from .data import PDEBench as PDEBench
+from .data import PDEBenchDarcy as PDEBenchDarcy
+from .data import TheWell as TheWell
+from .data import Windows as Windows
+from .data import pipeline as pipeline
 from .fit import fit as fit
 from .fit import train as train
 from .host_loop import FitResult as FitResult
