@@ -5,31 +5,18 @@ them, pointwise maps of channels, coordinates and embeddings as features. Layers
 channels first (`"c *grid"`); batches are made by `jax.vmap`.
 """
 
-from jaxsci.nn.embeddings import append_coordinates
-from jaxsci.nn.mlp import ChannelLinear, ChannelMLP, mix_channels
-from jaxsci.nn.spectral_conv import (
-    AbstractMixing,
-    CPMixing,
-    DenseMixing,
-    DiagonalMixing,
-    SpectralConv,
-    TuckerMixing,
-)
-from jaxsci.nn.transforms import AbstractTransform, Cosine, Fourier, wavenumbers
-
-__all__ = [
-    "AbstractMixing",
-    "AbstractTransform",
-    "CPMixing",
-    "ChannelLinear",
-    "ChannelMLP",
-    "Cosine",
-    "DenseMixing",
-    "DiagonalMixing",
-    "Fourier",
-    "SpectralConv",
-    "TuckerMixing",
-    "append_coordinates",
-    "mix_channels",
-    "wavenumbers",
-]
+from .buffer import Buffer as Buffer
+from .embeddings import append_coordinates as append_coordinates
+from .mlp import ChannelLinear as ChannelLinear
+from .mlp import ChannelMLP as ChannelMLP
+from .mlp import mix_channels as mix_channels
+from .spectral_conv import AbstractMixing as AbstractMixing
+from .spectral_conv import CPMixing as CPMixing
+from .spectral_conv import DenseMixing as DenseMixing
+from .spectral_conv import DiagonalMixing as DiagonalMixing
+from .spectral_conv import SpectralConv as SpectralConv
+from .spectral_conv import TuckerMixing as TuckerMixing
+from .transforms import AbstractTransform as AbstractTransform
+from .transforms import Cosine as Cosine
+from .transforms import Fourier as Fourier
+from .transforms import wavenumbers as wavenumbers

@@ -8,7 +8,7 @@ attention, and the condition (time, parameters, class) that modulates every bloc
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count, zip_longest
+from itertools import count, repeat, zip_longest
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -413,7 +413,7 @@ class UNet(eqx.Module):
             given = "no cond was given" if cond is None else "the network was built without embed"
             raise ValueError(f"cond and embed go together: {given}")
         embedding = None if self.embed is None else self.embed(cond)
-        keys = _key_stream(key)
+        keys = self._block_keys(key)
         every_output = self.skips == "block"
 
         def run(h, block, attend):
@@ -448,6 +448,13 @@ class UNet(eqx.Module):
             h = self.activation(self.head_norm(h))
         return self.head(h)[(slice(None), *(slice(n) for n in grid))]
 
+    def _block_keys(self, key: PRNGKeyArray | None) -> Iterator[Any]:
+        if key is None:
+            return repeat(None)
+        middle = () if self.middle is None else (self.middle,)
+        levels = (*self.encoder, *middle, *self.decoder)
+        return iter(jax.random.split(key, sum(len(level.blocks) for level in levels)))
+
     def _fit(self, u: Float[Array, "c *grid"]) -> Float[Array, "c *fitted"]:
         dim, multiple = len(self.padding), 2 ** (len(self.encoder) - 1)
         grid = u.shape[1:]
@@ -475,9 +482,8 @@ def _is_preactivation(block: Callable) -> bool:
     return getattr(block, "preactivation", False)
 
 
-def _key_stream(key: PRNGKeyArray | None) -> Iterator[Any]:
-    for index in count():
-        yield None if key is None else jax.random.fold_in(key, index)
+def _key_stream(key: PRNGKeyArray) -> Iterator[PRNGKeyArray]:
+    return (jax.random.fold_in(key, index) for index in count())
 
 
 def _dropout(rate: float) -> eqx.nn.Dropout:
