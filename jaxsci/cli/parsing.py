@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -81,8 +82,10 @@ def _refuse_unknown(kind: type, words: Sequence[str], prog: str, config: object)
         option = word.split("=", 1)[0].replace("-", "_").replace("__", "--", 1)
         if not word.startswith("--") or option in known or word == "--help":
             continue
-        if config is not None and word.startswith("--config"):
-            field = option.removeprefix("--config").lstrip(".")
+        if option == "--config":
+            raise UsageError(f"{prog}: a field is set by --config.FIELD VALUE, not by --config")
+        if config is not None and option.startswith(_CONFIG):
+            field = option.removeprefix(_CONFIG)
             raise UsageError(
                 f"{prog}: the configuration has no field {field!r}" + nearest(field, fields)
             )
@@ -108,13 +111,12 @@ def _wide(words: Sequence[str]) -> Iterator[None]:
 
 
 def _one_line(box: str, prog: str) -> str:
-    """What tyro says in a box, as one line."""
-    rows = [row.strip(" │|") for row in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    said: list[str] = []
-    for row in rows[1:]:
-        if not row.strip("─-╰╯"):
-            break
-        said.append(row)
+    """What tyro says in a box, as one line: the text between the title and the first rule."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    rows = [row.strip(" │") for row in plain.strip("\n").splitlines()[1:]]
+    if rows and not rows[0].strip("-"):
+        del rows[0]  # Where the terminal has no box characters, a rule follows the title.
+    said = itertools.takewhile(lambda row: row.strip("─-╰╯"), rows)
     text = " ".join(" ".join(said).split())
     text = re.sub(r"^Error parsing config: ", "--config.", text)
     text = re.sub(r"^Error parsing (\S+): ", r"\1: ", text)
@@ -122,6 +124,7 @@ def _one_line(box: str, prog: str) -> str:
         r"invalid literal for int\(\) with base 10: (.*)", r"expected an integer, got \1", text
     )
     text = re.sub(r"could not convert string to float: (.*)", r"expected a number, got \1", text)
+    text = text.replace("Could not find valid parse for arguments:", "values of a wrong kind,")
     text = re.sub(r"^invalid choice (.*) for argument '(.*)'\. Expected", r"\2: \1 is not", text)
     text = re.sub(r"^Missing from .*?: +(\S+).*", r"\1 is missing", text)
     return f"{prog}: {text or 'cannot be parsed'}"
