@@ -1,15 +1,46 @@
 """Layers that all models share.
 
 Transforms between grids and coefficients (`Fourier`, `Cosine`), the spectral convolution on top of
-them, pointwise maps of channels, coordinates and embeddings as features. Layers act on one example,
-channels first (`"c *grid"`); batches are made by `jax.vmap`.
+them, pointwise maps of channels, coordinates and embeddings as features; convolutions padded axis by
+axis, norms, attention, and the one `UNet` made of them; `FlaxModel`, which makes any Flax module an
+Equinox one. Layers act on one example, channels first (`"c *grid"`); batches are made by `jax.vmap`.
 """
 
+from .attention import AttentionGate as AttentionGate
+from .attention import GridAttention as GridAttention
+from .attention import MultiHeadAttention as MultiHeadAttention
 from .buffer import Buffer as Buffer
+from .conv import Conv as Conv
+from .conv import MaxPool as MaxPool
+from .conv import MeanPool as MeanPool
+from .conv import NearestConv as NearestConv
+from .conv import StridedConv as StridedConv
+from .conv import TransposedConv as TransposedConv
+from .conv import pad_grid as pad_grid
+from .conv import padding_modes as padding_modes
+from .embeddings import AbstractEmbedding as AbstractEmbedding
+from .embeddings import ClassEmbedding as ClassEmbedding
+from .embeddings import FiLM as FiLM
+from .embeddings import FourierFeatures as FourierFeatures
+from .embeddings import GridEmbedding as GridEmbedding
+from .embeddings import ParameterEmbedding as ParameterEmbedding
+from .embeddings import SinusoidalEmbedding as SinusoidalEmbedding
+from .embeddings import SumEmbedding as SumEmbedding
+from .embeddings import TimeEmbedding as TimeEmbedding
 from .embeddings import append_coordinates as append_coordinates
+from .flax_model import FlaxModel as FlaxModel
 from .mlp import ChannelLinear as ChannelLinear
 from .mlp import ChannelMLP as ChannelMLP
 from .mlp import mix_channels as mix_channels
+from .norms import AdaGroupNorm as AdaGroupNorm
+from .norms import GroupNorm as GroupNorm
+from .norms import InstanceNorm as InstanceNorm
+from .norms import LayerNorm as LayerNorm
+from .norms import PerPoint as PerPoint
+from .norms import RMSNorm as RMSNorm
+from .norms import channel_norm as channel_norm
+from .norms import group_norm as group_norm
+from .norms import rms_normalise as rms_normalise
 from .spectral_conv import AbstractMixing as AbstractMixing
 from .spectral_conv import CPMixing as CPMixing
 from .spectral_conv import DenseMixing as DenseMixing
@@ -20,3 +51,6 @@ from .transforms import AbstractTransform as AbstractTransform
 from .transforms import Cosine as Cosine
 from .transforms import Fourier as Fourier
 from .transforms import wavenumbers as wavenumbers
+from .unet import ConvBlock as ConvBlock
+from .unet import ResidualBlock as ResidualBlock
+from .unet import UNet as UNet
