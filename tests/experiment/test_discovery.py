@@ -1,12 +1,17 @@
 """Experiments are found and described without being run."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from jaxsci.experiment import UsageError, discover, experiments_folder, find, load, papers
 
+ROOT = Path(__file__).parents[2]
 FILE = '''"""{title}.
 
 More words.
@@ -96,6 +101,30 @@ def test_discovery_needs_no_jax():
     code = "import sys, jaxsci.experiment as e; e.discover(); print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_installed_wheel_brings_its_experiments(tmp_path):
+    # As the wheel lays them out: experiments/ lies in the package as _experiments/.
+    package = tmp_path / "jaxsci"
+    shutil.copytree(ROOT / "jaxsci" / "experiment", package / "experiment")
+    shutil.copytree(ROOT / "jaxsci" / "cli", package / "cli")
+    shutil.copy(ROOT / "jaxsci" / "__init__.py", package)
+    (package / "_experiments" / "operators").mkdir(parents=True)
+    shutil.copy(ROOT / "experiments" / "papers.tsv", package / "_experiments")
+    (package / "_experiments" / "operators" / "neural_operator.py").write_text(
+        FILE.format(title="x", presets="{'quick': 1}")
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "jaxsci.cli", "list", "--json"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (row,) = json.loads(done.stdout)
+    assert row["slug"] == "neural-operator" and row["number"] == 38
+    assert row["path"] == str(package / "_experiments" / "operators" / "neural_operator.py")
 
 
 def test_load_gives_presets_and_run(sample):
