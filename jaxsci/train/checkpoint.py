@@ -130,6 +130,10 @@ class Checkpointer:
             if self._manager is not None:
                 with _clear_errors(self.folder):
                     self._manager.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            self._say(str(failure))  # What went wrong first is what is raised.
         finally:
             if self._lock is not None:
                 os.close(self._lock)  # Closing releases the lock, as does the death of the process.

@@ -42,16 +42,13 @@ class FitResult(NamedTuple):
 class NonFiniteLoss(ArithmeticError):
     """Training stopped because a loss or a weight was not finite.
 
-    **Attributes:** `step`, the update that was not made; `loss`, its loss; `state`, the state
-    before it; `checkpoint`, the step of the last checkpoint, or None.
+    **Attributes:** `step`, the number of the bad update; `loss`, its loss; `checkpoint`, the step
+    of the last checkpoint, or None.
     """
 
-    def __init__(
-        self, step: int, loss: float, state: TrainState, checkpoint: int | None, folder: Path | None
-    ):
+    def __init__(self, step: int, loss: float, checkpoint: int | None, folder: Path | None):
         self.step = step
         self.loss = loss
-        self.state = state
         self.checkpoint = checkpoint
         what = f"the loss is {loss}" if not np.isfinite(loss) else "a weight became NaN or infinite"
         if checkpoint is None:
@@ -198,7 +195,7 @@ class HostLoop:
         if self._saver is not None:
             self._saver.wait()
         folder = None if self._saver is None else self._saver.folder
-        error = NonFiniteLoss(step, loss, self._loop.state(), self._last_saved, folder)
+        error = NonFiniteLoss(step, loss, self._last_saved, folder)
         self._log.say(str(error))
         raise error
 

@@ -25,8 +25,9 @@ class Loop:
     host groups the steps changes neither a bit of the numbers nor the number of compilations. The
     state is donated: it is overwritten in place.
 
-    A step whose loss is not finite, or that turns a finite weight into NaN or infinity, is not
-    made: the state stays the one before it, and this and all later dispatches do nothing more.
+    The loop ends, and all later dispatches do nothing, with the first step whose loss is not finite
+    or that makes a weight NaN or infinite. (The state is then that of the bad step: keeping the one
+    before it as well would take the memory of a second one.)
 
     **Arguments:**
 
@@ -43,6 +44,9 @@ class Loop:
         # at every dispatch.
         self._leaves, self._treedef = jax.tree.flatten(dynamic)
         self._finite = jnp.array(True)
+        # A weight that is infinite from the start, as a mask may be, is so on purpose.
+        weights = jax.tree.leaves(weights_of(state.model))
+        self._checked = [bool(jnp.isfinite(w).all()) for w in weights]
         self._run = jax.jit(self._steps, donate_argnums=(0,))
         self._copy = jax.jit(lambda leaves: [jnp.copy(leaf) for leaf in leaves])
 
@@ -88,12 +92,7 @@ class Loop:
             new, metrics = self._step(state, batch)
             new_leaves, treedef = jax.tree.flatten(eqx.filter(new, eqx.is_array))
             self._require_same(leaves, new_leaves, treedef)
-            finite = _stays_finite(state, new, metrics)
-            kept = [
-                new if new is old else jax.lax.select(finite, new, old)
-                for new, old in zip(new_leaves, leaves, strict=True)
-            ]
-            return kept, metrics, finite
+            return new_leaves, metrics, self._is_finite(new, metrics)
 
         def batch(i):
             return jax.tree.map(lambda leaf: leaf[i], batches)
@@ -116,6 +115,14 @@ class Loop:
         tried, leaves, buffers, finite = jax.lax.while_loop(unfinished, body, carry)
         return leaves, buffers, tried, finite
 
+    def _is_finite(self, new: TrainState, metrics: Metrics) -> Bool[Array, ""]:
+        finite = jnp.isfinite(metrics["loss"]) if "loss" in metrics else jnp.array(True)
+        weights = jax.tree.leaves(weights_of(new.model))
+        for weight, checked in zip(weights, self._checked, strict=True):
+            if checked:
+                finite &= jnp.isfinite(weight).all()
+        return finite
+
     def _require_same(self, old: list[Array], new: list[Array], treedef: Any) -> None:
         """A loop's state keeps its structure and types; says which array did not."""
         if treedef != self._treedef:
@@ -136,12 +143,3 @@ def leaf_names(tree: PyTree) -> list[str]:
     """The path of every array in the tree, such as `model.layers[0].weight`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(tree, eqx.is_array))
     return [jax.tree_util.keystr(path).lstrip(".") for path, _ in leaves]
-
-
-def _stays_finite(old: TrainState, new: TrainState, metrics: Metrics) -> Bool[Array, ""]:
-    finite = jnp.isfinite(metrics["loss"]) if "loss" in metrics else jnp.array(True)
-    # A weight that was infinite on purpose (a mask) may stay so.
-    before, after = (jax.tree.leaves(weights_of(s.model)) for s in (old, new))
-    for was, now in zip(before, after, strict=True):
-        finite &= jnp.all(jnp.isfinite(now) | ~jnp.isfinite(was))
-    return finite

@@ -226,8 +226,7 @@ def test_stops_before_the_first_step_that_is_not_finite(key, tmp_path):
         run(None)
     # θ² = 10^(2t) exceeds 3.4e38 for t = 20, that is in update 21; θ itself is 10^20.
     assert caught.value.step == 21
-    assert int(caught.value.state.step) == 20
-    np.testing.assert_allclose(caught.value.state.model, 1e20, rtol=1e-4)
+    assert caught.value.loss == np.inf and caught.value.checkpoint is None
 
     with pytest.raises(NonFiniteLoss, match=r"checkpoint, of step 18, is in .*resume") as caught:
         run(Checkpoints(folder=tmp_path, every=6))
@@ -237,7 +236,7 @@ def test_stops_before_the_first_step_that_is_not_finite(key, tmp_path):
 
 def test_a_gradient_that_is_not_finite_stops_as_well(key):
     """√θ at 0 has a finite value and an infinite slope."""
-    with pytest.raises(NonFiniteLoss, match="step 1: a weight became NaN or infinite") as caught:
+    with pytest.raises(NonFiniteLoss, match="step 1: a weight became NaN or infinite"):
         fit(
             jnp.zeros(2),
             lambda theta, batch, key: jnp.sum(jnp.sqrt(theta)),
@@ -246,7 +245,6 @@ def test_a_gradient_that_is_not_finite_stops_as_well(key):
             steps=10,
             key=key,
         )
-    np.testing.assert_array_equal(caught.value.state.model, 0.0)
 
 
 def test_infinite_constants_in_a_model_do_not_stop_it(key):
