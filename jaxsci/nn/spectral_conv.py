@@ -18,7 +18,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
-from jaxsci.nn.transforms import AbstractTransform
+from .transforms import AbstractTransform
 
 Init = Literal["uniform", "normal"]
 MixingKind = Literal["dense", "diagonal", "cp", "tucker"]

@@ -1,10 +1,32 @@
 """Neural operators: learned maps between functions, at any resolution.
 
-An operator is called as `op(u, *, cond=None, out=None, key=None)` with one function `"c *grid"`;
-batches are made by `jax.vmap`. Here are the Fourier neural operator `FNO` and its Tucker form
-`TFNO`.
+```python
+import jax
+from jaxsci.operators import FNO, relative_l2
+
+model = FNO(2, 1, 1, width=32, modes=12, key=jax.random.key(0))
+u = jax.numpy.ones((1, 64, 64))
+v = model(u)  # (1, 64, 64); a batch: jax.vmap(model)(batch); another resolution: same weights
+```
+
+An operator is called as `op(u, *, cond=None, out=None, key=None)` with one function `"c *grid"`.
+
+- `FNO`, `TFNO`: the Fourier neural operator and its Tucker form; `from_neuralop` takes over
+  weights of the neuraloperator library; `grow_modes_by_loss` and `grow_modes_by_gradient` add
+  modes while training.
+- `relative_l2`, `relative_h1`, `normalised_rmse`, `band_errors`: losses and metrics.
+- `Normaliser`: shifts and scales that are part of the model.
 """
 
-from jaxsci.operators.fno import FNO, TFNO, FNOBlock
-
-__all__ = ["FNO", "TFNO", "FNOBlock"]
+from .convert import from_neuralop as from_neuralop
+from .fno import FNO as FNO
+from .fno import TFNO as TFNO
+from .fno import FNOBlock as FNOBlock
+from .incremental import grow_modes_by_gradient as grow_modes_by_gradient
+from .incremental import grow_modes_by_loss as grow_modes_by_loss
+from .metrics import band_errors as band_errors
+from .metrics import normalised_rmse as normalised_rmse
+from .metrics import relative_h1 as relative_h1
+from .metrics import relative_l2 as relative_l2
+from .normalise import Normalised as Normalised
+from .normalise import Normaliser as Normaliser

@@ -26,8 +26,8 @@ _DTYPES = {
 def read_torch_file(path: str | Path) -> Any:
     """The object in a PyTorch file (zip format, since PyTorch 1.6) with arrays for its tensors.
 
-    Only tensors, containers and plain values are read; a file that asks for any other class is
-    refused, so that opening a stranger's file is safe.
+    Only tensors, containers and plain values are read. Whatever else a file holds becomes an inert
+    `Unread` with the class's name, and none of its code runs: opening a stranger's file is safe.
 
     **Raises:** `FileNotFoundError`; `ValueError` if it is not such a file, naming what was found.
     """
@@ -54,6 +54,21 @@ def _rebuild_parameter(tensor: np.ndarray, *_: Any) -> np.ndarray:
     return tensor
 
 
+class Unread:
+    """What stands for an object of another class; `name` tells which."""
+
+    name = ""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return f"<unread {self.name}>"
+
+
 class _Reader(pickle.Unpickler):
     def __init__(self, stream, archive: zipfile.ZipFile, prefix: str):
         super().__init__(stream)
@@ -68,7 +83,7 @@ class _Reader(pickle.Unpickler):
             return _rebuild_parameter
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        raise ValueError(f"the file asks for {module}.{name}: only tensors and containers are read")
+        return type("Unread", (Unread,), {"name": f"{module}.{name}"})
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         _, dtype, key, _, n = pid
