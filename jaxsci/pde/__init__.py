@@ -16,15 +16,20 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 - `Grid`: equally spaced points on a box. `GaussianRandomField`: random functions on it.
 - `AbstractStepper`, `FunctionStepper`, `ExponaxStepper`, `rollout`: one loop for every solver.
 - `solve_elliptic`: −∇·(a∇u) = f by conservative finite volumes, differentiable in a and f.
-- `BurgersOperator`, `DarcyFlow`: benchmark problems; `Dataset`: what they generate.
+- `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
+  `generate` and `accuracy`; `Dataset`: what they generate; `cached`: keeps it on disk.
 """
 
+from .cache import cache_folder as cache_folder
+from .cache import cache_path as cache_path
+from .cache import cached as cached
 from .elliptic import FluxDifference as FluxDifference
 from .elliptic import solve_elliptic as solve_elliptic
 from .grid import Grid as Grid
 from .problems import BurgersOperator as BurgersOperator
 from .problems import DarcyFlow as DarcyFlow
 from .problems import Dataset as Dataset
+from .problems import NavierStokesVorticity as NavierStokesVorticity
 from .problems import Problem as Problem
 from .random_fields import GaussianRandomField as GaussianRandomField
 from .stepper import AbstractStepper as AbstractStepper

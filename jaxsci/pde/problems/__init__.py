@@ -9,3 +9,4 @@ from .burgers import BurgersOperator as BurgersOperator
 from .darcy import DarcyFlow as DarcyFlow
 from .dataset import Dataset as Dataset
 from .dataset import Problem as Problem
+from .navier_stokes import NavierStokesVorticity as NavierStokesVorticity
