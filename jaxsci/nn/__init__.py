@@ -1,9 +1,10 @@
 """Layers that all models share.
 
 Transforms between grids and coefficients (`Fourier`, `Cosine`), the spectral convolution on top of
-them, pointwise maps of channels, coordinates and embeddings as features; convolutions padded axis by
-axis, norms, attention, and the one `UNet` made of them; `FlaxModel`, which makes any Flax module an
-Equinox one. Layers act on one example, channels first (`"c *grid"`); batches are made by `jax.vmap`.
+them, pointwise maps of channels, coordinates and embeddings as features; convolutions padded axis
+by axis, norms, attention, and the one `UNet` made of them; `FlaxModel`, which makes any Flax module
+an Equinox one. Layers act on one example, channels first (`"c *grid"`); batches are made by
+`jax.vmap`.
 """
 
 from .attention import AttentionGate as AttentionGate
