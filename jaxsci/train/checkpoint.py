@@ -4,6 +4,7 @@ import base64
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import zlib
@@ -119,6 +120,8 @@ class Checkpointer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder / ".lock")
+            # Orbax's threads log pages of tracebacks about what is raised here in one line.
+            logging.getLogger("absl").addFilter(_is_not_about_saving)
         except OSError as error:
             raise CheckpointError(
                 f"checkpoints cannot be written to {self.folder}: {error.strerror}"
@@ -135,6 +138,7 @@ class Checkpointer:
                 raise
             self._say(str(failure))  # What went wrong first is what is raised.
         finally:
+            logging.getLogger("absl").removeFilter(_is_not_about_saving)
             if self._lock is not None:
                 os.close(self._lock)  # Closing releases the lock, as does the death of the process.
 
@@ -433,10 +437,17 @@ def _clear_errors(folder: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        text = str(error)
+        known = ("No space left on device", "Disk quota exceeded", "Read-only file system")
+        line = (text.strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = next((phrase for phrase in known if phrase in text), line)
         raise CheckpointError(
             f"a checkpoint could not be written to {folder}: {reason}; earlier ones are intact"
         ) from error
+
+
+def _is_not_about_saving(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 def _lock(path: Path) -> int | None:

@@ -16,6 +16,7 @@ from jaxsci.train import (
     OnlineSource,
     fit,
     load_model,
+    pipeline,
 )
 
 
@@ -116,16 +117,10 @@ def online(key):
     return jax.random.normal(key, (4,))
 
 
-def grain_batches(samples):
-    import grain
-
-    return grain.MapDataset.source(samples).shuffle(seed=3).repeat().batch(3)
-
-
 SOURCES = {
     "arrays": lambda samples: ArraySource(samples, 3),
     "online": lambda samples: OnlineSource(online, 3),
-    "grain": grain_batches,
+    "grain": lambda samples: pipeline(samples, 3, seed=3),
 }
 
 
@@ -321,6 +316,37 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(samples, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(CheckpointError, match=r"cannot be written to .*file/ckpt: Not a directory"):
         run(ArraySource(samples, 3), Checkpoints(folder=tmp_path / "file" / "ckpt"))
+
+
+def test_a_full_disk_is_one_clear_line_and_spoils_nothing(samples, tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    save = ocp.CheckpointManager.save
+
+    def full_after_ten(self, step, **kwargs):
+        if step > 10:
+            raise ValueError('RESOURCE_EXHAUSTED: Error writing "x": No space left on device [28]')
+        return save(self, step, **kwargs)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full_after_ten)
+    with pytest.raises(CheckpointError, match=r"device; earlier ones are intact$"):
+        run(ArraySource(samples, 3), Checkpoints(folder=tmp_path, every=5))
+    monkeypatch.undo()
+    log = StopAt(None)
+    run(ArraySource(samples, 3), Checkpoints(folder=tmp_path, resume=True), log=log)
+    assert "resumed from the checkpoint of step 10" in log.said[0]
+
+
+def test_a_keyboard_interrupt_saves_the_state_and_says_how_to_go_on(samples, unbroken, tmp_path):
+    def interrupted(model):
+        raise KeyboardInterrupt
+
+    log = StopAt(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(ArraySource(samples, 3), Checkpoints(folder=tmp_path), evaluate=interrupted, log=log)
+    assert "interrupted; resume from the checkpoint of step 5" in log.said[-1]
+    resumed = run(ArraySource(samples, 3), Checkpoints(folder=tmp_path, resume=True))
+    assert_same(resumed, unbroken["arrays"])
 
 
 def test_iterators_without_a_state_are_refused(samples, tmp_path):
