@@ -66,7 +66,7 @@ def cache_folder() -> Path:
     import platformdirs
 
     chosen = os.environ.get("JAXSCI_CACHE_DIR")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("jaxsci", appauthor=False))
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("jaxsci"))
 
 
 def keep_compiled_programs() -> Path | None:

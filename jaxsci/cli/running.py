@@ -22,6 +22,7 @@ from jaxsci.experiment import (
     TensorBoard,
     UsageError,
     WeightsAndBiases,
+    check_seed,
     discover,
     find,
     load,
@@ -50,8 +51,7 @@ def run(words: Sequence[str]) -> int:
     # read, and the words of the configuration after the import.
     plain = [word for word in without_config(words) if word not in ("-h", "--help")]
     options = parse(Run, plain, prog="jaxsci run")
-    if options.seed < 0:
-        raise UsageError(f"--seed {options.seed}: expected 0 or more")
+    check_seed(options.seed)
     check_backend(options.platform, options.devices)
     _check_trackers(options.track)
     experiment = find(options.experiment)
@@ -115,8 +115,7 @@ def verify(words: Sequence[str]) -> int:
     - `UsageError` for a mistake in the call.
     """
     options = parse(Verify, words, prog="jaxsci verify")
-    if options.seed < 0:
-        raise UsageError(f"--seed {options.seed}: expected 0 or more")
+    check_seed(options.seed)
     check_backend(options.platform, options.devices)
     chosen = [find(name) for name in options.experiments] or discover()[0]
     for experiment in chosen:
@@ -125,6 +124,8 @@ def verify(words: Sequence[str]) -> int:
                 f"{experiment.slug} has no preset {options.preset!r}"
                 + nearest(options.preset, experiment.presets)
             )
+    if not chosen:
+        raise UsageError("verify: there are no experiments here")
     console = Console()
     table = Table("experiment", "claim", "measured", "target", "holds", "seconds")
     worst = HOLDS

@@ -54,6 +54,7 @@ from jaxsci.experiment.record import RunRecord as RunRecord
 from jaxsci.experiment.record import read_record as read_record
 from jaxsci.experiment.result import Result as Result
 from jaxsci.experiment.runner import CompileClock as CompileClock
+from jaxsci.experiment.runner import check_seed as check_seed
 from jaxsci.experiment.runner import device as device
 from jaxsci.experiment.runner import run_experiment as run_experiment
 from jaxsci.experiment.runner import versions as versions

@@ -55,7 +55,7 @@ def run_experiment(
     - `preset`: a name in the file's `PRESETS`.
     - `config`: what to run instead of the preset's configuration, as a change of it, such as
       `dataclasses.replace(loaded.preset("quick"), width=64)`.
-    - `seed`: of the key that `run` gets, `jax.random.key(seed)`; 0 or more.
+    - `seed`: of the key that `run` gets, `jax.random.key(seed)`; from 0 to 2³² − 1.
     - `out`: the run's folder, by default `runs/SLUG` under the current directory. A folder that
       holds an earlier run keeps it as `previous/`; one that holds anything else is refused.
     - `resume`: go on with the run in `out`. If it is complete, its record is returned.
@@ -70,8 +70,7 @@ def run_experiment(
     - `UsageError` for a mistake in the arguments or a file that is no experiment; what `run` itself
       raises passes through, with the log kept.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise UsageError(f"seed = {seed!r}: expected an integer, 0 or more")
+    check_seed(seed)
     begin = time.perf_counter()
     if isinstance(target, str | Path):
         target = find(target)
@@ -98,7 +97,8 @@ def run_experiment(
             return read_record(folder / RESULT_FILE)
         resumed = state == "resumed"
         sinks = [JsonLines(folder / LOG_FILE, append=resumed), *(make(folder) for make in trackers)]
-        log = Logger(folder, resume=resumed, sinks=sinks, console=console, quiet=quiet)
+        # Absolute, as orbax wants the folders of its checkpoints.
+        log = Logger(folder.absolute(), resume=resumed, sinks=sinks, console=console, quiet=quiet)
         with log, _float64(config.float64), CompileClock() as clock:
             result = _call(experiment, loaded.run, config, seed, log)
             arrays, figures = _write_files(folder, result)
@@ -130,6 +130,19 @@ def run_experiment(
         )
         record.write()
     return record
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a seed that would not give a key of its own.
+
+    Without 64-bit types JAX takes the lower 32 bits of a seed, so that 2³² and 0 are one key.
+
+    **Raises:**
+
+    - `UsageError` if `seed` is not an integer from 0 to 2³² − 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UsageError(f"--seed {seed!r}: expected an integer from 0 to {2**32 - 1}")
 
 
 class CompileClock:

@@ -9,6 +9,7 @@ from rich.text import Text
 from jaxsci.experiment.claim import Claim
 from jaxsci.experiment.logger import LOG_FILE
 from jaxsci.experiment.record import RESULT_FILE, RunRecord
+from jaxsci.experiment.run_folder import PREVIOUS
 
 
 def number_text(value: float) -> str:
@@ -41,6 +42,8 @@ def print_summary(record: RunRecord, console: Console) -> None:
         highlight=False,
     )
     files = [RESULT_FILE, *record.figures, *(["arrays.npz"] if record.arrays else []), LOG_FILE]
+    folders = sorted(entry.name for entry in record.folder.iterdir() if entry.is_dir())
+    files += [f"{name}/" for name in folders if name != PREVIOUS]
     console.print(
         f"Files in {record.folder}/: {', '.join(files)}",
         markup=False,

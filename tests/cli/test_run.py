@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
+import jaxsci.experiment
 from jaxsci.cli import main
 
 PACKAGE = str(Path(__file__).parents[2])
@@ -127,9 +129,15 @@ def test_help(sample, capsys, words, said):
         assert text in out
 
 
-def test_version(capsys):
-    import jaxsci
+def test_the_shortest_experiment_in_the_docstring_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = jaxsci.experiment.__doc__.split("jaxsci run sine.py --config.n 100`:\n")[1]
+    Path("sine.py").write_text(textwrap.dedent(text))
+    assert main(["run", "sine.py", "--config.n", "100"]) == 0
+    assert "The trapezoidal rule integrates the sine" in capsys.readouterr().out
 
+
+def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == jaxsci.__version__
 

@@ -181,9 +181,9 @@ def test_float64_of_the_caller_does_not_reach_the_run(sample, x64):
     assert jnp.result_type(float) == jnp.float64
 
 
-@pytest.mark.parametrize("seed", [-1, 1.0, "3", True, 2**63])
+@pytest.mark.parametrize("seed", [-1, 1.0, "3", True, 2**32])
 def test_bad_seed(sample, seed):
-    with pytest.raises(UsageError, match=r"seed = .*: expected an integer, 0 or more"):
+    with pytest.raises(UsageError, match=r"--seed .*: expected an integer from 0 to 4294967295"):
         run_experiment(sample, seed=seed)
 
 
@@ -296,3 +296,17 @@ def test_imports_leave_the_flags_alone():
 
 def test_claims_compare_by_value():
     assert Claim("a", 1, "<", 2) == Claim("a", np.float32(1), "<", 2.0)
+
+
+def test_float64_reaches_threads_of_the_experiment(tmp_path):
+    path = tmp_path / "threads.py"
+    path.write_text(
+        "import concurrent.futures, jax.numpy as jnp\n"
+        "from jaxsci.experiment import Config, Result\nPRESETS = {'quick': Config(float64=True)}\n"
+        "def run(config, *, key, log):\n"
+        "    with concurrent.futures.ThreadPoolExecutor(1) as pool:\n"
+        "        loaded = pool.submit(lambda: jnp.ones(())).result()\n"
+        "    return Result(metrics={'bits': jnp.finfo(loaded.dtype).bits})\n"
+    )
+    record = run_experiment(path, out=tmp_path / "out", quiet=True)
+    assert record.metrics["bits"] == 64
