@@ -59,13 +59,17 @@ def in_checkout() -> bool:
     return folder is not None and folder.name == "experiments"
 
 
-@functools.cache
 def papers(folder: Path | None = None) -> dict[str, Paper]:
     """The papers by slug, in the order of their numbers."""
     folder = folder or experiments_folder()
-    if folder is None or not (folder / "papers.tsv").is_file():
+    return {} if folder is None else _read_papers(folder / "papers.tsv")
+
+
+@functools.cache
+def _read_papers(path: Path) -> dict[str, Paper]:
+    if not path.is_file():
         return {}
-    with (folder / "papers.tsv").open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         listed = [Paper(int(r["number"]), r["slug"], r["room"], r["title"]) for r in rows]
     return {paper.slug: paper for paper in sorted(listed, key=lambda paper: paper.number)}
