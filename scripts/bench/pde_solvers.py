@@ -85,7 +85,7 @@ def darcy(sizes, repeats):
 
 
 def navier_stokes(sizes, repeats):
-    """An ETDRK4 step against its twenty real transforms (four stages of four back and one forth)."""
+    """An ETDRK4 step against its twenty real transforms: four stages of four back, one forth."""
     steps = 50
     for size in sizes:
         problem = NavierStokesVorticity(
