@@ -97,8 +97,9 @@ class Checkpointer:
 
     Writing is asynchronous and atomic: orbax writes to a temporary directory and commits it at the
     end, so a killed process leaves only whole checkpoints. Every array's CRC-32 is stored and
-    compared on reading: a checkpoint that was damaged later is reported, set aside as
-    `<step>.damaged`, and the one before it is used. One run owns the folder at a time.
+    compared on reading (orbax itself does not notice a flipped bit in a large array): a checkpoint
+    that was damaged later is reported, set aside as `<step>.damaged`, and the one before it is
+    used. One run owns the folder at a time.
 
     **Arguments:**
 

@@ -106,24 +106,25 @@ def test_average_without_decay_is_the_newest_iterate(key, batch):
 def test_low_precision_computes_low_and_updates_high(key, batch):
     seen = {}
 
+    class Spy(Linear):
+        def __call__(self, x):
+            seen.update(weight=self.weight.dtype, argument=x.dtype, table=self.table.dtype)
+            return super().__call__(x)
+
     def loss(model, batch, key):
         x, y = batch
-        seen["weight"] = model.weight.dtype
-        inner = jax.make_jaxpr(lambda x: model.model(x))(jnp.zeros(3, jnp.bfloat16))
-        seen["inside"] = inner.out_avals[0].dtype
         prediction = jax.vmap(model)(x)
-        seen["out"], seen["target"] = prediction.dtype, y.dtype
+        seen.update(out=prediction.dtype, target=y.dtype, attribute=model.bias.dtype)
         return jnp.mean((prediction - y) ** 2)
 
     optimizer = optax.adam(1e-3)
     precision = Precision()
-    state = init_state(Linear(key), optimizer, key=key, precision=precision)
+    state = init_state(Spy(key), optimizer, key=key, precision=precision)
     after, metrics = make_step(loss, optimizer, precision=precision)(state, batch)
+    low, high = jnp.bfloat16, jnp.float32
     assert seen == {
-        "weight": jnp.bfloat16,
-        "inside": jnp.bfloat16,
-        "out": jnp.float32,
-        "target": jnp.float32,
+        **{"weight": low, "argument": low, "attribute": low, "table": jnp.int32},
+        **{"out": high, "target": high},
     }
     assert after.model.weight.dtype == metrics["loss"].dtype == jnp.float32
     assert all(
