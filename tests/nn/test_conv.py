@@ -22,6 +22,12 @@ from jaxsci.nn.conv import (
 TOLERANCE = 1e-5
 
 
+@pytest.fixture
+def key():
+    # Only that the weights are generic matters here, and this generator compiles four times faster.
+    return jax.random.key(0, impl="rbg")
+
+
 def beyond(mode: str, n: int, reach: int) -> np.ndarray:
     """Which point stands at the places -reach … n-1+reach of an axis; -1 for none."""
     place = np.arange(-reach, n + reach)

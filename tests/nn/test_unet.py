@@ -27,6 +27,12 @@ DATA = Path(__file__).parent.parent / "oracles" / "data"
 TOLERANCE = 1e-5
 
 
+@pytest.fixture
+def key():
+    # Only that the weights are generic matters here, and this generator compiles four times faster.
+    return jax.random.key(0, impl="rbg")
+
+
 def recorded(file: str, name: str) -> tuple[dict, dict]:
     """One network's arrays and its weights by their torch names."""
     with np.load(DATA / file) as data:
@@ -161,7 +167,7 @@ MODERN = dict(
 @pytest.fixture(scope="module")
 def modern():
     """A one-dimensional conditioned U-Net with dropout, none of its branches zero at the start."""
-    key = jax.random.key(0)
+    key = jax.random.key(0, impl="rbg")
     embed = SumEmbedding(TimeEmbedding(8, key=key), ClassEmbedding(2, 8, key=key))
     block = partial(ResidualBlock, zero_init=False)
     norm = partial(group_norm, groups=2)
