@@ -1,5 +1,6 @@
 """Elliptic problems in divergence form on a box: conservative finite volumes, solved by CG."""
 
+from functools import partial
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -64,6 +65,15 @@ def solve_elliptic(
     if not 0 < rtol < 1:
         raise ValueError(f"solve_elliptic: rtol must lie between 0 and 1, got {rtol!r}")
     coefficient, source = coefficient.astype(dtype), source.astype(dtype)
+    return _solve(coefficient, source, grid, face_mean, rtol, max_steps)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _solve(
+    coefficient: Array, source: Array, grid: Grid, face_mean: FaceMean, rtol: float, max_steps: int
+) -> Array:
+    """Compiled here, so that a call outside of `jax.jit` costs no more than one inside."""
+    dtype = coefficient.dtype
     coefficient = eqx.error_if(
         coefficient,
         ~jnp.all(coefficient > 0),

@@ -125,8 +125,11 @@ def test_stop_gradient_cuts_the_path_and_keeps_the_values(x64):
     # Cut before the steps 2 and 4: only the last two steps see dt. d/dt of c (1+2dt)^-2 with
     # c = 1.2^-4 held fixed is −4 c (1.2)^-3.
     assert np.isclose(jax.grad(last)(0.1, 2), -4 * 1.2**-7, rtol=1e-14)
-    # The cut never falls before step 0, so a cut as long as the rollout changes nothing.
+    # The cut never falls before step 0: one as long as the rollout changes nothing, and the path
+    # to u0 is open.
     assert np.isclose(jax.grad(last)(0.1, 6), -12 * 1.2**-7, rtol=1e-14)
+    slope = jax.grad(lambda u: rollout(Decay(0.1), u, 6, 2.0, stop_gradient_every=6)[-1, 0, 0])(u0)
+    assert np.isclose(slope[0, 0], 1.2**-6, rtol=1e-14)
 
 
 @pytest.fixture(scope="module")
