@@ -65,8 +65,8 @@ def fit(
     - `checkpoint`: a `Checkpoints`. None: under `log.folder/checkpoints` if the logger has a
         folder; False: none.
     - `accumulate`, `ema_decay`, `precision`, `extra_args`: see `make_step`.
-    - `steps_per_dispatch`: at most so many steps are sent to the device at once. None: about a
-        quarter of a second.
+    - `steps_per_dispatch`: at most so many steps are sent to the device at once (and at most 1024,
+        or what fits in 64 MiB for batches from the host). None: about a quarter of a second.
 
     **Returns:** a `FitResult`.
 
@@ -156,7 +156,7 @@ def train(
         log=log,
         history=History(log, log_every or max(1, steps // 1000), steps),
         plan=plan,
-        most=steps_per_dispatch or CAPACITY,
+        most=min(steps_per_dispatch or CAPACITY, CAPACITY),
     )
     with ExitStack() as stack:
         saver = None if plan is None else stack.enter_context(Checkpointer(plan, log.say))

@@ -108,7 +108,7 @@ class HostLoop:
         self._positions: dict[int, Any] = {}
         self._guess = 1
         self._last_read = 0.0
-        self._sound = True
+        self._recorded: int | None = None
 
     def go(self, state: TrainState, saver: Checkpointer | None) -> FitResult:
         """Restores if asked to, trains to the last step, saves, and returns the result."""
@@ -123,6 +123,7 @@ class HostLoop:
         if done > self._steps:
             raise ValueError(f"fit: steps={self._steps}, but {done} are already made")
         self._loop = Loop(self._step, state, self._source)
+        self._recorded = done
         del state  # The loop overwrites its arrays.
         try:
             with self._log.progress(self._steps, "training") as self._bar:
@@ -175,7 +176,7 @@ class HostLoop:
         if self._sent is None:
             return
         sent, self._sent = self._sent, None
-        self._sound = False
+        self._recorded = None  # Until the history is whole again.
         finite, tried = bool(sent.finite), int(sent.tried)
         metrics = {name: np.asarray(values) for name, values in sent.metrics.items()}
         now = time.perf_counter()
@@ -189,7 +190,7 @@ class HostLoop:
         if not finite:
             self._stop(sent.step + max(tried, 1), loss)
         self._bar.update(sent.step + sent.n, **({"loss": loss} if "loss" in metrics else {}))
-        self._sound = True
+        self._recorded = sent.step + sent.n
 
     def _stop(self, step: int, loss: float) -> None:
         if self._saver is not None:
@@ -270,7 +271,7 @@ class HostLoop:
             self._read()
             step = int(self._loop.state().step)
             known = self._host is None or step in self._positions
-            if self._sound and known and step > (self._last_saved or 0):
+            if step == self._recorded and known and step > (self._last_saved or 0):
                 self._saver.save(step, self._snapshot(step), self._history.last_evaluation(step))
                 self._last_saved = step
             self._saver.wait()

@@ -46,7 +46,9 @@ class Loop:
         self._finite = jnp.array(True)
         # A weight that is infinite from the start, as a mask may be, is so on purpose.
         weights = jax.tree.leaves(weights_of(state.model))
-        self._checked = [bool(jnp.isfinite(w).all()) for w in weights]
+        self._checked = [
+            not w.is_fully_addressable or bool(np.isfinite(np.asarray(w)).all()) for w in weights
+        ]
         self._run = jax.jit(self._steps, donate_argnums=(0,))
         self._copy = jax.jit(lambda leaves: [jnp.copy(leaf) for leaf in leaves])
 

@@ -92,6 +92,22 @@ def test_grouping_of_steps_changes_nothing_and_compiles_nothing(regression, key)
         assert other.evaluations["step"].tolist() == expected
 
 
+def test_more_steps_than_fit_in_a_dispatch_are_all_recorded(key):
+    result = fit(
+        jnp.ones(2),
+        lambda w, batch, key: jnp.sum(w**2),
+        optax.sgd(1e-4),
+        ArraySource(jnp.zeros((4, 1)), 2),
+        steps=3000,
+        key=key,
+        steps_per_dispatch=5000,
+        log_every=1,
+    )
+    # L_t = 2 (1 − 2·10⁻⁴)^(2t); float32 rounding accumulates over 3000 steps.
+    expected = 2 * (1 - 2e-4) ** (2 * np.arange(3000))
+    np.testing.assert_allclose(result.history["loss"], expected, rtol=1e-3)
+
+
 def test_fit_is_the_pure_step_repeated(regression, key):
     """The compiled loop against the plain Python loop over make_step."""
     x, y, _ = regression
