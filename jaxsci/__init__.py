@@ -6,6 +6,8 @@ grid is an immutable `equinox.Module`, random keys are passed in, and the types 
 
 The rooms are submodules that load on first use, so `import jaxsci` costs next to nothing:
 
+- `jaxsci.autodiff`: curvature operators and derivative estimators.
+- `jaxsci.optim`: optimisers as optax transformations.
 - `jaxsci.pde`: grids, equations, classical solvers, benchmark problems.
 - `jaxsci.nn`: layers that all models share.
 - `jaxsci.operators`: neural operators and neural PDE solvers.
@@ -18,7 +20,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("experiment", "nn", "operators", "pde", "train")
+_ROOMS = ("autodiff", "experiment", "nn", "operators", "optim", "pde", "train")
 
 
 def __getattr__(name: str) -> ModuleType:
