@@ -18,11 +18,15 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 - `solve_elliptic`: −∇·(a∇u) = f by conservative finite volumes, differentiable in a and f.
 - `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
   `generate` and `accuracy`; `Dataset`: what they generate; `cached`: keeps it on disk.
+- `neuralop_darcy`: Darcy data made by others, fetched once; `read_torch_file`: without PyTorch.
 """
 
 from .cache import cache_folder as cache_folder
 from .cache import cache_path as cache_path
 from .cache import cached as cached
+from .datasets import FetchError as FetchError
+from .datasets import neuralop_darcy as neuralop_darcy
+from .datasets import read_torch_file as read_torch_file
 from .elliptic import FluxDifference as FluxDifference
 from .elliptic import solve_elliptic as solve_elliptic
 from .grid import Grid as Grid

@@ -11,7 +11,7 @@ import pytest
 
 from jaxsci.nn import Fourier, SpectralConv
 from jaxsci.operators import from_neuralop
-from jaxsci.pde.datasets import read_torch_file
+from jaxsci.pde import read_torch_file
 
 DATA = Path(__file__).parent.parent / "oracles" / "data"
 
