@@ -18,8 +18,10 @@ from jaxsci.cli.backend import check_backend, keep_compiled_programs, start_back
 from jaxsci.cli.options import Run, Verify
 from jaxsci.cli.parsing import is_help, parse, without_config
 from jaxsci.experiment import (
+    Experiment,
     RunRecord,
     TensorBoard,
+    Terminated,
     UsageError,
     WeightsAndBiases,
     check_seed,
@@ -30,15 +32,17 @@ from jaxsci.experiment import (
     print_summary,
     read_record,
     run_experiment,
+    terminable,
 )
 
-HOLDS, FAILS, MISUSE, RAISED, INTERRUPTED = 0, 1, 2, 3, 130
+HOLDS, FAILS, MISUSE, RAISED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 
 def run(words: Sequence[str]) -> int:
     """`jaxsci run`: one experiment, in this process.
 
-    **Returns:** 0 if all claims hold, 1 if one fails, 3 if the experiment raised, 130 after Ctrl-C.
+    **Returns:** 0 if all claims hold, 1 if one fails, 3 if the experiment raised or its training
+    stopped, 130 after Ctrl-C, 143 after SIGTERM.
 
     **Raises:**
 
@@ -62,6 +66,12 @@ def run(words: Sequence[str]) -> int:
         )
     os.environ.setdefault("MPLBACKEND", "agg")
     start_backend(options.platform, options.devices)
+    with terminable():
+        return _run(words, options, experiment)
+
+
+def _run(words: Sequence[str], options: Run, experiment: Experiment) -> int:
+    """Runs what `run` has found to be in order, and says how it ended."""
     console = Console(quiet=options.quiet)
     folder = options.out or Path("runs") / experiment.slug
     try:
@@ -89,13 +99,18 @@ def run(words: Sequence[str]) -> int:
             console=console,
             trackers=[_TRACKERS[name][1] for name in options.track],
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
         again = shlex.join(["jaxsci", "run", *(w for w in words if w != "--resume"), "--resume"])
-        print(f"jaxsci: stopped; to go on: {again}", file=sys.stderr)
-        return INTERRUPTED
+        by_signal = isinstance(stop, Terminated)
+        how = "stopped by SIGTERM" if by_signal else "stopped"
+        print(f"jaxsci: {how}; to go on: {again}", file=sys.stderr)
+        return TERMINATED if by_signal else INTERRUPTED
     except UsageError:
         raise
     except Exception as error:
+        if _says_it_all(error):
+            print(f"jaxsci: {experiment.slug}: {error}", file=sys.stderr)
+            return RAISED
         _print_traceback(error, experiment.path)
         kept = f"; its log is in {folder}/" if (folder / "log.jsonl").exists() else ""
         print(f"jaxsci: {experiment.slug} raised {type(error).__name__}{kept}", file=sys.stderr)
@@ -109,6 +124,7 @@ def verify(words: Sequence[str]) -> int:
     """`jaxsci verify`: several experiments, each in a process of its own.
 
     **Returns:** 0 if all claims hold, 1 if one fails, 3 if an experiment raised, 130 after Ctrl-C.
+    SIGTERM ends this process and the experiment's (status 143).
 
     **Raises:**
 
@@ -155,14 +171,15 @@ def _run_apart(path: Path, folder: Path, options: Verify) -> tuple[int, str]:
         command += ["--devices", str(options.devices)]
     package = str(Path(jaxsci.__file__).resolve().parents[1])
     search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": search},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    with terminable():  # Else the experiment would go on alone.
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": search},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
     return done.returncode, done.stdout
 
 
@@ -179,6 +196,13 @@ def _add_rows(table: Table, record: RunRecord) -> None:
             Text("yes", style="green") if claim.holds else Text("NO", style="bold red"),
             seconds if index == 0 else "",
         )
+
+
+def _says_it_all(error: Exception) -> bool:
+    """Whether an error is one of training's own, whose message needs no traceback."""
+    # An experiment that does not train has not imported it, and raises none of them.
+    train = sys.modules.get("jaxsci.train")
+    return train is not None and isinstance(error, train.NonFiniteLoss | train.CheckpointError)
 
 
 def _print_traceback(error: Exception, path: Path) -> None:

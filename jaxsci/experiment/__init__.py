@@ -58,6 +58,9 @@ from jaxsci.experiment.runner import check_seed as check_seed
 from jaxsci.experiment.runner import device as device
 from jaxsci.experiment.runner import run_experiment as run_experiment
 from jaxsci.experiment.runner import versions as versions
+from jaxsci.experiment.signals import Terminated as Terminated
+from jaxsci.experiment.signals import terminable as terminable
+from jaxsci.experiment.signals import uninterrupted as uninterrupted
 from jaxsci.experiment.summary import print_summary as print_summary
 from jaxsci.experiment.trackers import TensorBoard as TensorBoard
 from jaxsci.experiment.trackers import WeightsAndBiases as WeightsAndBiases

@@ -80,10 +80,12 @@ class Logger:
     - `folder`: the run's own folder, for checkpoints and other files; `None` only for
       `Logger.silent()`, which keeps no files.
     - `resume`: whether the run goes on from what is in `folder`.
+    - `identity`: what the run is, as plain values (experiment, preset, seed, configuration), so
+      that checkpoints under its folder are taken up by the same run only; empty outside of one.
 
     **Arguments:**
 
-    - `folder`, `resume`: as above.
+    - `folder`, `resume`, `identity`: as above.
     - `sinks`: where metrics and text go, besides the terminal.
     - `console`: the rich console to print on; standard output by default.
     - `quiet`: print nothing and draw no bars. Where there is no terminal, bars are replaced by a
@@ -95,12 +97,14 @@ class Logger:
         folder: Path | str | None,
         *,
         resume: bool = False,
+        identity: Mapping[str, Any] | None = None,
         sinks: Sequence[Sink] = (),
         console: Console | None = None,
         quiet: bool = False,
     ):
         self.folder = None if folder is None else Path(folder)
         self.resume = resume
+        self.identity: Mapping[str, Any] = dict(identity or {})
         self._sinks = tuple(sinks)
         self._screen = Screen(console or Console(), quiet)
         self._scope = ""
@@ -179,6 +183,7 @@ class Logger:
         inner = Logger(
             None if self.folder is None else self.folder / name,
             resume=self.resume,
+            identity=self.identity,
             sinks=self._sinks,
         )
         inner._screen = self._screen

@@ -98,7 +98,14 @@ def run_experiment(
         resumed = state == "resumed"
         sinks = [JsonLines(folder / LOG_FILE, append=resumed), *(make(folder) for make in trackers)]
         # Absolute, as orbax wants the folders of its checkpoints.
-        log = Logger(folder.absolute(), resume=resumed, sinks=sinks, console=console, quiet=quiet)
+        log = Logger(
+            folder.absolute(),
+            resume=resumed,
+            identity=identity,
+            sinks=sinks,
+            console=console,
+            quiet=quiet,
+        )
         with log, _float64(config.float64), CompileClock() as clock:
             result = _call(experiment, loaded.run, config, seed, log)
             arrays, figures = _write_files(folder, result)

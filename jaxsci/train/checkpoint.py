@@ -304,7 +304,7 @@ class Checkpointer:
                 f"{where} has format version {meta['format']}, this program reads {FORMAT}"
             )
         for what, mine in (("identity", self._plan.identity), ("source", like.source)):
-            theirs, mine = meta[what], json.loads(json.dumps(dict(mine)))
+            theirs, mine = _flat(meta[what]), _flat(json.loads(json.dumps(dict(mine))))
             for name in dict.fromkeys([*theirs, *mine]):
                 if theirs.get(name) != mine.get(name):
                     raise CheckpointMismatch(
@@ -383,6 +383,17 @@ def load_model(model: PyTree, folder: str | os.PathLike, step: int | None = None
         return _from_host(stored[f"state.{found[0]}"], leaf)
 
     return jax.tree_util.tree_map_with_path(read, model)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Inner mappings with names such as `config.width`, so that one field can be named."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def _arrays(tree: PyTree) -> list[Any]:

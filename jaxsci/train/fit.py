@@ -176,6 +176,8 @@ def _plan(
     else:
         assert log.folder is not None
         plan = Checkpoints(folder=log.folder / "checkpoints")
+    # What the run is goes with its checkpoints: an own identity adds to it.
+    plan = dataclasses.replace(plan, identity={**log.identity, **plan.identity})
     if plan.best is not None and evaluate is None:
         raise ValueError(f"fit: the best {plan.best!r} is to be kept, but there is no evaluate")
     return dataclasses.replace(plan, resume=log.resume if plan.resume is None else plan.resume)

@@ -1,5 +1,6 @@
 """The host's side of training: keeps the device busy, reads metrics, evaluates, saves."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxsci.experiment import Logger
+from jaxsci.experiment import Logger, terminable, uninterrupted
 
 from .checkpoint import Checkpointer, CheckpointError, Checkpoints, Snapshot
 from .data.host import HostData
@@ -109,6 +110,7 @@ class HostLoop:
         self._guess = 1
         self._last_read = 0.0
         self._recorded: int | None = None
+        self._is_first = True
 
     def go(self, state: TrainState, saver: Checkpointer | None) -> FitResult:
         """Restores if asked to, trains to the last step, saves, and returns the result."""
@@ -125,14 +127,15 @@ class HostLoop:
         self._loop = Loop(self._step, state, self._source)
         self._recorded = done
         del state  # The loop overwrites its arrays.
-        try:
-            with self._log.progress(self._steps, "training") as self._bar:
-                self._train(done)
-        except (NonFiniteLoss, CheckpointError):
-            raise
-        except BaseException:
-            self._save_in_distress()
-            raise
+        with terminable() as self._check_signals:
+            try:
+                with self._log.progress(self._steps, "training") as self._bar:
+                    self._train(done)
+            except (NonFiniteLoss, CheckpointError):
+                raise
+            except BaseException:
+                self._save_in_distress()
+                raise
         if saver is not None:
             saver.wait()
         state = self._loop.state()
@@ -146,6 +149,7 @@ class HostLoop:
         if done > 0:  # Interrupted between a checkpoint and its evaluation.
             self._evaluate_if_due(done)
         while done < self._steps:
+            self._check_signals()
             sent = self._send(done)
             done += sent.n
             self._write_due()
@@ -169,7 +173,10 @@ class HostLoop:
                 recent = {k: v for k, v in self._positions.items() if k >= done}
                 self._positions = {**recent, done + n: self._host.state()}
         now = time.perf_counter()
-        return _Sent(done, n, *self._loop.dispatch(n, batches), now)
+        # The first dispatch compiles, perhaps for a minute, and before it nothing can be lost.
+        first, self._is_first = self._is_first, False
+        with contextlib.nullcontext() if first else uninterrupted():
+            return _Sent(done, n, *self._loop.dispatch(n, batches), now)
 
     def _read(self) -> None:
         """Waits for the dispatch that was sent last and records its metrics."""
@@ -239,9 +246,10 @@ class HostLoop:
         """Hands a snapshot to the checkpointer, while the device works on what comes next."""
         if self._saver is None or self._due is None:
             return
-        (step, snapshot), self._due = self._due, None
-        self._saver.save(step, snapshot, self._history.last_evaluation(step))
-        self._last_saved = step
+        with uninterrupted():
+            (step, snapshot), self._due = self._due, None
+            self._saver.save(step, snapshot, self._history.last_evaluation(step))
+            self._last_saved = step
 
     def _restore(self, state: TrainState) -> TrainState:
         if self._saver is None or self._plan is None:
@@ -269,9 +277,9 @@ class HostLoop:
         try:
             self._write_due()
             self._read()
-            step = int(self._loop.state().step)
+            step = self._recorded
             known = self._host is None or step in self._positions
-            if step == self._recorded and known and step > (self._last_saved or 0):
+            if step is not None and known and step > (self._last_saved or 0):
                 self._saver.save(step, self._snapshot(step), self._history.last_evaluation(step))
                 self._last_saved = step
             self._saver.wait()
