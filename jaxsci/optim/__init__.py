@@ -16,6 +16,7 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 
 - Second order: `lazy_newton` (one factorised Hessian for m steps).
 - `minimise_lazy`: lazy Newton as one program. `trajectory`: all iterates of any optimiser.
+- `on_subset`: an optimiser for a part of the weights.
 - `DenseEigh`, `Ritz`, `Diagonal`, `Cholesky`, `factorise`: factorised matrices to build on.
 """
 
@@ -31,5 +32,7 @@ from .factor import Ritz as Ritz
 from .factor import cubic_step as cubic_step
 from .factor import factorise as factorise
 from .second_order.lazy_newton import LazyNewtonState as LazyNewtonState
+from .second_order.lazy_newton import Regulariser as Regulariser
 from .second_order.lazy_newton import lazy_newton as lazy_newton
 from .second_order.lazy_newton import scale_by_lazy_newton as scale_by_lazy_newton
+from .subset import on_subset as on_subset

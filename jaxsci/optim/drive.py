@@ -51,7 +51,7 @@ def minimise_lazy(
     value_fn: Callable[[PyTree], Scalar],
     x0: PyTree,
     *,
-    m: int | None = None,
+    m: int | Int[Array, ""] | None = None,
     regulariser: Regulariser = "cubic",
     M: float | Literal["adaptive"] = "adaptive",
     M0: float = 1.0,
@@ -67,7 +67,7 @@ def minimise_lazy(
 ) -> LazyResult:
     """Minimises f by Newton's method with lazy Hessians; `lazy_newton` has the formulas.
 
-    **Arguments:** those of `lazy_newton`, and
+    **Arguments:** those of `lazy_newton` (here `m` may also be traced), and
 
     - `value_fn`: f, pure, of a tree like `x0`. A `curvature` other than the Hessian takes its
         arguments from `extra`: `model_fn` and `outer_fn` for `GaussNewton()`.

@@ -156,8 +156,11 @@ def factorise(
     basis = vectors.T @ krylov
     # After a breakdown of the recursion some Ritz vectors are zero: they carry no information.
     real = jnp.sum(basis**2, 1) > 0.5
-    floor = jnp.maximum(jnp.min(jnp.where(real, values, jnp.inf)), 0)
-    floor = jnp.where(jnp.any(real), floor, 0)
+    # What the recursion saw last, α + β of the youngest vector, stands for all it did not see:
+    # the smallest Ritz value would make the steps outside the space far too long.
+    last = jnp.maximum(jnp.sum(jnp.any(krylov != 0, 1)) - 1, 0)
+    floor = diag[last] + jnp.append(off, 0)[jnp.maximum(last - 1, 0)]
+    floor = jnp.maximum(jnp.minimum(floor, jnp.max(values)), 0)
     basis = jnp.where(real[:, None], basis, 0)
     return Ritz(basis, jnp.where(real, _convexify(values, nonconvex), floor), floor)
 
@@ -236,9 +239,10 @@ def cubic_step(
     slope = residual(delta, *held)[1]
     value = residual(delta, w, c, M)[0]
     delta = delta - (value - jax.lax.stop_gradient(value)) / slope
-    gaps, r0 = shifted(w, M)
-    easy = -_divide(c, gaps + M * delta / 2)
+    easy = -_divide(c, shifted(w, M)[0] + M * delta / 2)
 
+    w, c, M = held
+    gaps, r0 = shifted(w, M)
     lowest_space = gaps <= 4 * eps * jnp.max(jnp.abs(w))
     rest = jnp.where(lowest_space, 0, -_divide(c, gaps))
     missing = jnp.sqrt(jnp.maximum(r0**2 - jnp.sum(rest**2), tiny))
@@ -259,5 +263,5 @@ def _convexify(values: Float[Array, " k"], nonconvex: str) -> Float[Array, " k"]
 
 
 def _divide(a: Array, b: Array) -> Array:
-    """a/b, and zero where a is zero; its derivatives are finite there, too."""
-    return jnp.where(a == 0, 0, a / jnp.where((a == 0) & (b == 0), 1, b))
+    """a/b, with 0/0 = 0."""
+    return a / jnp.where((a == 0) & (b == 0), 1, b)

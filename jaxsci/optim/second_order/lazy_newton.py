@@ -281,7 +281,7 @@ def _phase_end(
 
 def check_options(m, regulariser, M, M0, factor, rank, nonconvex) -> None:
     """Raises `ValueError` for options of lazy Newton that make no sense; values may be traced."""
-    if m is not None and not (isinstance(m, int) and m >= 1):
+    if m is not None and not isinstance(m, jax.Array) and not (isinstance(m, int) and m >= 1):
         raise ValueError(f"m = {m!r}: expected None or an integer >= 1")
     if regulariser not in ("cubic", "quadratic", "gradient", "none"):
         raise ValueError(

@@ -1,0 +1,218 @@
+"""What every optimiser of the room must pass: the checks that optax keeps for contributed ones.
+
+Extra arguments are accepted, the second update compiles nothing, four targets are reached (a
+parabola, Rosenbrock's function, a parabola of a matrix and one of two tensors, all real, in
+float32, to 3e-2 as in optax's own suite), `inject_hyperparams`, `MultiSteps`, `tree.map_params`,
+subsets and empty trees, formats (bfloat16, complex), and resuming to the bit.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxsci import optim
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An optimiser under test; `steps` is what it is given to reach a target."""
+
+    make: Callable[..., Any]
+    options: dict[str, Any]
+    steps: int = 30_000
+    static: tuple[str, ...] = ()
+    complex: bool = True
+
+
+CASES = {
+    "lazy_newton": Case(
+        optim.lazy_newton, dict(m=2, M=500.0), 3000, ("m", "rank", "batch_size"), False
+    ),
+    "lazy_newton_adaptive": Case(
+        optim.lazy_newton,
+        dict(m=2, M="adaptive", M0=0.1),
+        100,
+        ("m", "rank", "batch_size", "learning_rate"),
+        False,
+    ),
+    "lazy_newton_ritz": Case(
+        optim.lazy_newton,
+        dict(m=2, factor="ritz", rank=2, regulariser="quadratic", M=100.0),
+        3000,
+        ("m", "rank", "batch_size"),
+        False,
+    ),
+}
+
+
+def rosenbrock(x):
+    return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+
+
+def distance_to(target):
+    def value(x):
+        squares = jax.tree.map(lambda a, b: jnp.sum(jnp.abs(a - b) ** 2), x, target)
+        return jax.tree.reduce(jnp.add, squares)
+
+    return value
+
+
+VECTOR = jnp.array([1.0, -1.0, 1.0])
+MATRIX = jnp.array([[3.0, -2.0], [1.0, 4.0]])
+TENSORS = (jnp.array([1.0, -1.0, 2.0]), jnp.array([[1.0, 0.0], [-1.0, 1.0]]))
+TARGETS = {
+    "parabola": (jnp.array([-1.0, 10.0, 1.0]), VECTOR, distance_to(VECTOR)),
+    "rosenbrock": (jnp.zeros(2), jnp.ones(2), rosenbrock),
+    "matrix": (jnp.zeros((2, 2)), MATRIX, distance_to(MATRIX)),
+    "tensors": (jax.tree.map(jnp.zeros_like, TENSORS), TENSORS, distance_to(TENSORS)),
+}
+
+
+def make(case):
+    return CASES[case].make(**CASES[case].options)
+
+
+def stepper(optimizer, value_fn):
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(value_fn)(params)
+        grads = jax.tree.map(jnp.conj, grads)
+        updates, state = optimizer.update(
+            grads, state, params, value=value, grad=grads, value_fn=value_fn, nobody_knows_this=1
+        )
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_extra_arguments_one_compilation_and_resuming_to_the_bit(case):
+    optimizer = make(case)
+    step = stepper(optimizer, rosenbrock)
+    params = jnp.zeros(2)
+    state = jax.jit(optimizer.init)(params)
+    history = []
+    for _ in range(5):
+        params, state = step(params, state)
+        history.append((params, state))
+    assert step._cache_size() == 1
+    # What a checkpoint keeps is numbers: NumPy copies of the leaves.
+    params, state = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), history[2])
+    for _ in range(2):
+        params, state = step(params, state)
+    equal((params, state), history[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_convergence(case, target):
+    optimizer = make(case)
+    start, optimum, value_fn = TARGETS[target]
+    step = stepper(optimizer, value_fn)
+    state = optimizer.init(start)
+    state = optax.tree.map_params(optimizer, lambda leaf: leaf, state)
+
+    @jax.jit
+    def run(params, state):
+        def body(carry, _):
+            return step(*carry), None
+
+        return jax.lax.scan(body, (params, state), length=CASES[case].steps)[0][0]
+
+    found = run(start, state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 3e-2, 3e-2), found, optimum)
+
+
+PARAMS = {"a": -jnp.ones((2, 3)), "b": jnp.ones((2, 5, 2))}
+SMOOTH = distance_to(jax.tree.map(jnp.zeros_like, PARAMS))
+
+
+def one_update(optimizer, params=None, value_fn=SMOOTH, repeats=1):
+    params = PARAMS if params is None else params
+
+    @jax.jit
+    def go():
+        state = optimizer.init(params)
+        value, grads = jax.value_and_grad(value_fn)(params)
+        for _ in range(repeats):
+            updates, state = optimizer.update(
+                grads, state, params, value=value, grad=grads, value_fn=value_fn
+            )
+        return updates, state
+
+    return go()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_inject_hyperparams_and_multi_steps(case):
+    entry = CASES[case]
+    updates, state = one_update(make(case))
+    injected = optax.inject_hyperparams(entry.make, static_args=entry.static)(**entry.options)
+    injected_updates, injected_state = one_update(injected)
+    # A hyperparameter in float32 instead of a Python number: its rounding.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), injected_updates, updates)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-4),
+        injected_state.inner_state,
+        state,
+    )
+    # Two micro-batches with equal gradients are one step.
+    both, _ = one_update(optax.MultiSteps(make(case), 2).gradient_transformation(), repeats=2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), both, updates)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_subset_and_empty_trees(case):
+    optimizer = optim.on_subset(make(case), {"a": False, "b": True})
+    updates, _ = one_update(optimizer)
+    equal(updates["a"], 2 * PARAMS["a"])  # the gradient itself passes
+    alone, _ = one_update(make(case), {"b": PARAMS["b"]}, distance_to({"b": 0 * PARAMS["b"]}))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), updates["b"], alone["b"])
+    optimizer = make(case)
+    state = optimizer.init({})
+    updates, state = optimizer.update({}, state, {}, value=jnp.ones(()), value_fn=lambda p: 1.0)
+    assert updates == {}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bfloat16(case):
+    """Updates have the parameters' format, and a state's does not change from step to step."""
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    optimizer = make(case)
+    before = jax.eval_shape(optimizer.init, params)
+    updates, after = one_update(optimizer, params, lambda p: SMOOTH(p).astype(jnp.float32))
+    jax.tree.map(lambda u, p: np.testing.assert_equal(u.dtype, p.dtype), updates, params)
+    jax.tree.map(lambda a, b: np.testing.assert_equal(a.dtype, b.dtype), before, after)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(updates))
+    # Downhill.
+    products = jax.tree.map(lambda u, p: jnp.sum(u * p), updates, params)
+    assert all(float(leaf) < 0 for leaf in jax.tree.leaves(products))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_complex_parameters_work_or_raise(case):
+    target = jnp.array([1.0 - 2j, 0.5j])
+    params = jnp.array([1.5 - 2.5j, -0.5])
+    optimizer = make(case)
+    if not CASES[case].complex:
+        with pytest.raises(TypeError, match="complex64"):
+            optimizer.init(params)
+        return
+    step = stepper(optimizer, distance_to(target))
+    state = optimizer.init(params)
+
+    @jax.jit
+    def run(params, state):
+        return jax.lax.fori_loop(0, 5000, lambda _, carry: step(*carry), (params, state))
+
+    np.testing.assert_allclose(run(params, state)[0], target, atol=3e-2)
