@@ -14,7 +14,8 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 `grad`, `value_fn` (which `jaxsci.train.fit` passes), `hvp_fn`, `model_fn`, `outer_fn`,
 `loss_grads`.
 
-- Second order: `lazy_newton` (one factorised Hessian for m steps).
+- Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
+  from the Newton decrement).
 - `minimise_lazy`: lazy Newton as one program. `trajectory`: all iterates of any optimiser.
 - `on_subset`: an optimiser for a part of the weights.
 - `DenseEigh`, `Ritz`, `Diagonal`, `Cholesky`, `factorise`: factorised matrices to build on.
@@ -31,6 +32,13 @@ from .factor import Diagonal as Diagonal
 from .factor import Ritz as Ritz
 from .factor import cubic_step as cubic_step
 from .factor import factorise as factorise
+from .second_order.damped_newton import AICN as AICN
+from .second_order.damped_newton import Backtracking as Backtracking
+from .second_order.damped_newton import DampedNewtonState as DampedNewtonState
+from .second_order.damped_newton import RootNewton as RootNewton
+from .second_order.damped_newton import SelfConcordant as SelfConcordant
+from .second_order.damped_newton import damped_newton as damped_newton
+from .second_order.damped_newton import scale_by_damped_newton as scale_by_damped_newton
 from .second_order.lazy_newton import LazyNewtonState as LazyNewtonState
 from .second_order.lazy_newton import Regulariser as Regulariser
 from .second_order.lazy_newton import lazy_newton as lazy_newton

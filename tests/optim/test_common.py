@@ -48,6 +48,13 @@ CASES = {
         ("m", "rank", "batch_size"),
         False,
     ),
+    "damped_newton": Case(
+        optim.damped_newton,
+        dict(step=optim.RootNewton(M=0.01), convexify="abs"),
+        3000,
+        ("step", "refresh", "batch_size"),
+        False,
+    ),
 }
 
 
