@@ -49,6 +49,7 @@ def main() -> None:
                 rate=rate,
                 key=jax.random.key(100),
                 log=Logger.silent(),
+                steps_per_dispatch=1 if "unet" in name else None,
             )
             found[rate] = float(np.median(module.errors(models, held_out)))
             print(name, rate, found[rate], flush=True)
