@@ -204,5 +204,5 @@ def draw(config: Config, *problems: dict[str, list[np.ndarray]]) -> Figure:
         axis.axhline(config.accuracy, color="grey", lw=0.8, ls=":")
         axis.set(title=title, xlabel="iteration", ylabel="$f - f^*$", ylim=(1e-13, None))
         axis.set_xlim(0, min(config.steps, 120))
-    axes[0].legend()
+    axes[1].legend(loc="upper right")
     return figure

@@ -16,6 +16,7 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 
 - Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
   from the Newton decrement).
+- First order: `adabound`, `diffgrad`, `adamp`, `sgdp`; `post` builds such corrections.
 - `minimise_lazy`: lazy Newton as one program. `trajectory`: all iterates of any optimiser.
 - `on_subset`: an optimiser for a part of the weights.
 - `DenseEigh`, `Ritz`, `Diagonal`, `Cholesky`, `factorise`: factorised matrices to build on.
@@ -32,6 +33,15 @@ from .factor import Diagonal as Diagonal
 from .factor import Ritz as Ritz
 from .factor import cubic_step as cubic_step
 from .factor import factorise as factorise
+from .first_order.adabound import AdaBoundState as AdaBoundState
+from .first_order.adabound import adabound as adabound
+from .first_order.adabound import scale_by_adabound as scale_by_adabound
+from .first_order.adamp import adamp as adamp
+from .first_order.adamp import project_scale_invariant as project_scale_invariant
+from .first_order.adamp import sgdp as sgdp
+from .first_order.diffgrad import diffgrad as diffgrad
+from .first_order.diffgrad import scale_by_diffgrad as scale_by_diffgrad
+from .first_order.post import post as post
 from .second_order.damped_newton import AICN as AICN
 from .second_order.damped_newton import Backtracking as Backtracking
 from .second_order.damped_newton import DampedNewtonState as DampedNewtonState

@@ -55,6 +55,11 @@ CASES = {
         ("step", "refresh", "batch_size"),
         False,
     ),
+    "adabound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3)),
+    "amsbound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3, amsbound=True)),
+    "diffgrad": Case(optim.diffgrad, dict(learning_rate=1e-2)),
+    "adamp": Case(optim.adamp, dict(learning_rate=1e-2), static=("channel_axis",), complex=False),
+    "sgdp": Case(optim.sgdp, dict(learning_rate=1e-3), static=("channel_axis",), complex=False),
 }
 
 
