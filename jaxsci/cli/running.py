@@ -19,6 +19,7 @@ from jaxsci.cli.options import Run, Verify
 from jaxsci.cli.parsing import is_help, parse, without_config
 from jaxsci.experiment import (
     Experiment,
+    LostProcess,
     RunRecord,
     TensorBoard,
     Terminated,
@@ -27,6 +28,8 @@ from jaxsci.experiment import (
     check_seed,
     discover,
     find,
+    is_first,
+    join_processes,
     load,
     nearest,
     print_summary,
@@ -35,14 +38,14 @@ from jaxsci.experiment import (
     terminable,
 )
 
-HOLDS, FAILS, MISUSE, RAISED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+HOLDS, FAILS, MISUSE, RAISED, INTERRUPTED, TERMINATED, LOST = 0, 1, 2, 3, 130, 143, 75
 
 
 def run(words: Sequence[str]) -> int:
     """`jaxsci run`: one experiment, in this process.
 
     **Returns:** 0 if all claims hold, 1 if one fails, 3 if the experiment raised or its training
-    stopped, 130 after Ctrl-C, 143 after SIGTERM.
+    stopped, 130 after Ctrl-C, 143 after SIGTERM, 75 if another process of the job is gone.
 
     **Raises:**
 
@@ -65,6 +68,7 @@ def run(words: Sequence[str]) -> int:
             + nearest(options.preset, experiment.presets)
         )
     os.environ.setdefault("MPLBACKEND", "agg")
+    join_processes()
     start_backend(options.platform, options.devices)
     with terminable():
         return _run(words, options, experiment)
@@ -72,7 +76,7 @@ def run(words: Sequence[str]) -> int:
 
 def _run(words: Sequence[str], options: Run, experiment: Experiment) -> int:
     """Runs what `run` has found to be in order, and says how it ended."""
-    console = Console(quiet=options.quiet)
+    console = Console(quiet=options.quiet or not is_first())
     folder = options.out or Path("runs") / experiment.slug
     try:
         loaded = load(experiment)
@@ -107,6 +111,9 @@ def _run(words: Sequence[str], options: Run, experiment: Experiment) -> int:
         return TERMINATED if by_signal else INTERRUPTED
     except UsageError:
         raise
+    except LostProcess as error:
+        print(f"jaxsci: {experiment.slug}: {error}", file=sys.stderr, flush=True)
+        return LOST
     except Exception as error:
         if _says_it_all(error):
             print(f"jaxsci: {experiment.slug}: {error}", file=sys.stderr)

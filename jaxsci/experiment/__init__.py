@@ -49,6 +49,11 @@ from jaxsci.experiment.logger import Logger as Logger
 from jaxsci.experiment.logger import Sink as Sink
 from jaxsci.experiment.logger import jsonable as jsonable
 from jaxsci.experiment.logger import read_metrics as read_metrics
+from jaxsci.experiment.processes import LostProcess as LostProcess
+from jaxsci.experiment.processes import from_first as from_first
+from jaxsci.experiment.processes import is_first as is_first
+from jaxsci.experiment.processes import join_processes as join_processes
+from jaxsci.experiment.processes import process_count as process_count
 from jaxsci.experiment.progress import ProgressBar as ProgressBar
 from jaxsci.experiment.record import RunRecord as RunRecord
 from jaxsci.experiment.record import read_record as read_record

@@ -22,9 +22,10 @@ from jaxsci.experiment.discovery import Experiment, find
 from jaxsci.experiment.errors import UsageError
 from jaxsci.experiment.loading import LoadedExperiment, load
 from jaxsci.experiment.logger import LOG_FILE, JsonLines, Logger, Sink, jsonable
+from jaxsci.experiment.processes import from_first, is_first
 from jaxsci.experiment.record import RESULT_FILE, RunRecord, read_record
 from jaxsci.experiment.result import Result
-from jaxsci.experiment.run_folder import run_folder, started
+from jaxsci.experiment.run_folder import State, run_folder, started
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,13 +91,17 @@ def run_experiment(
         "seed": seed,
         "config": jsonable(dataclasses.asdict(config)),
     }
-    with run_folder(folder, identity, resume=resume) as state:
+    with _agreed_folder(folder, identity, resume) as state:
         if state == "complete":
             if not quiet:
                 (console or Console()).print(f"{folder}: this run is complete; nothing to do.")
-            return read_record(folder / RESULT_FILE)
+            return from_first(lambda: read_record(folder / RESULT_FILE))
         resumed = state == "resumed"
-        sinks = [JsonLines(folder / LOG_FILE, append=resumed), *(make(folder) for make in trackers)]
+        first = is_first()
+        sinks: list[Sink] = []
+        if first:
+            sinks = [JsonLines(folder / LOG_FILE, append=resumed)]
+            sinks += [make(folder) for make in trackers]
         # Absolute, as orbax wants the folders of its checkpoints.
         log = Logger(
             folder.absolute(),
@@ -104,11 +109,11 @@ def run_experiment(
             identity=identity,
             sinks=sinks,
             console=console,
-            quiet=quiet,
+            quiet=quiet or not first,
         )
         with log, _float64(config.float64), CompileClock() as clock:
             result = _call(experiment, loaded.run, config, seed, log)
-            arrays, figures = _write_files(folder, result)
+            arrays, figures = _write_files(folder, result, first)
         total = time.perf_counter() - begin
         record = RunRecord(
             slug=experiment.slug,
@@ -135,8 +140,16 @@ def run_experiment(
             started=started(folder),
             folder=folder,
         )
-        record.write()
+        if first:
+            record.write()
     return record
+
+
+@contextlib.contextmanager
+def _agreed_folder(folder: Path, identity: dict[str, Any], resume: bool) -> Iterator[State]:
+    """The run's folder, held by process 0 for all processes of a job."""
+    with contextlib.ExitStack() as stack:
+        yield from_first(lambda: stack.enter_context(run_folder(folder, identity, resume=resume)))
 
 
 def check_seed(seed: int) -> None:
@@ -231,15 +244,19 @@ def _call(
     return result
 
 
-def _write_files(folder: Path, result: Result) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _write_files(
+    folder: Path, result: Result, write: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     import numpy as np
 
-    if result.arrays:
+    if result.arrays and write:
         arrays: dict[str, Any] = {name: _storable(x) for name, x in result.arrays.items()}
         write_atomically(folder / "arrays.npz", lambda f: np.savez_compressed(f, **arrays))
     names = []
     for name, figure in result.figures.items():
         names.append(f"{name}.png")
+        if not write:
+            continue
         write_atomically(
             folder / f"{name}.png",
             lambda f, figure=figure: figure.savefig(f, format="png", dpi=150, bbox_inches="tight"),

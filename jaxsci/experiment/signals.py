@@ -5,6 +5,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from jaxsci.experiment.processes import process_count
+
 
 class Terminated(SystemExit):
     """The process was asked to end (SIGTERM), as batch systems do before they kill it.
@@ -41,12 +43,13 @@ class _Handler:
 def terminable() -> Iterator[Callable[[], None]]:
     """While it is open, SIGTERM raises `Terminated`: `with terminable() as check:`.
 
-    Only in the main thread, and only if nobody else has taken the signal; else it does nothing.
+    Only in the main thread, and only if nobody else has taken the signal; else it does nothing. In
+    a job of several processes JAX takes it, so that all of them stop at the same step.
 
     **Returns:** (as the context's value) `check`, which raises `Terminated` again if the signal
     has come and the exception was lost; a loop calls it between two pieces of work.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or process_count() > 1:
         yield lambda: None
         return
     found = signal.getsignal(signal.SIGTERM)
@@ -74,7 +77,9 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT]
+    if process_count() == 1:  # Else SIGTERM belongs to JAX, whose handler Python cannot put back.
+        numbers.append(signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         signal.signal(number, lambda signum, frame: came.append(signum))

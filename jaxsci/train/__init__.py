@@ -38,6 +38,8 @@ from .fit import train as train
 from .host_loop import FitResult as FitResult
 from .host_loop import NonFiniteLoss as NonFiniteLoss
 from .precision import Precision as Precision
+from .sharding import Sharding as Sharding
+from .sharding import make_mesh as make_mesh
 from .state import TrainState as TrainState
 from .state import init_state as init_state
 from .step import StepContext as StepContext

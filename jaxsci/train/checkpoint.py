@@ -18,7 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxsci.experiment import from_first, is_first, process_count
+
 from .loop import leaf_names
+from .sharding import put, to_host
 
 FORMAT = 1
 """Version of what a checkpoint holds; raised when an older program could not read it."""
@@ -118,6 +121,10 @@ class Checkpointer:
         self._lock: int | None = None
 
     def __enter__(self) -> "Checkpointer":
+        from_first(self._take)
+        return self
+
+    def _take(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.folder / ".lock")
@@ -127,7 +134,6 @@ class Checkpointer:
             raise CheckpointError(
                 f"checkpoints cannot be written to {self.folder}: {error.strerror}"
             ) from error
-        return self
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
@@ -162,7 +168,9 @@ class Checkpointer:
 
         names, leaves = leaf_names(snapshot.state), _arrays(snapshot.state)
         # A copy in the host's memory, because training goes on while it is being written.
-        stored = {f"state.{i}": _to_host(leaf) for i, leaf in enumerate(leaves)}
+        stored = {f"state.{i}": to_host(leaf) for i, leaf in enumerate(leaves)}
+        if not is_first():
+            return  # All take part in collecting what is spread over them; one writes.
         stored |= {f"series.{name}": np.array(array) for name, array in snapshot.series.items()}
         meta = {
             "format": FORMAT,
@@ -211,10 +219,17 @@ class Checkpointer:
         **Raises:** `CheckpointMismatch` if the checkpoint is of another format, identity, model
         or data source; `CheckpointError` if there are checkpoints but none is sound.
         """
+        found = from_first(lambda: self._newest(like))
+        if found is None:
+            return None
+        step, stored, meta = found
+        return step, self._build(stored, meta, like)
+
+    def _newest(self, like: Snapshot) -> tuple[int, dict[str, np.ndarray], dict[str, Any]] | None:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return step, self._read(step, like)
+                return step, *self._read(step, like)
             except CheckpointError:
                 raise
             except Exception as error:
@@ -228,7 +243,7 @@ class Checkpointer:
 
     def clear(self) -> None:
         """Moves the checkpoints of an earlier run to `<folder>.previous`, to start afresh."""
-        if not self.steps():
+        if not is_first() or not self.steps():
             return
         previous = self.folder.with_name(self.folder.name + ".previous")
         shutil.rmtree(previous, ignore_errors=True)
@@ -261,27 +276,33 @@ class Checkpointer:
                     preservation_policy=preservation.AnyPreservationPolicy(policies),
                     best_fn=None if self._plan.best is None else score,
                     cleanup_tmp_directories=True,
+                    create=process_count() == 1,
+                    multiprocessing_options=_first_alone(),
                     save_root_metadata=False,
                 ),
             )
         return self._manager
 
-    def _read(self, step: int, like: Snapshot) -> Snapshot:
+    def _read(self, step: int, like: Snapshot) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What is on disk: the arrays, and all else."""
         import orbax.checkpoint as ocp
 
         folder = self.folder / str(step)
-        meta = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")
+        meta = _reader(ocp.JsonCheckpointHandler).restore(folder / "meta")
         self._require_same_run(step, meta, like)
         shapes = {
             name: np.zeros(shape, jnp.dtype(dtype))
             for name, (shape, dtype, _) in meta["arrays"].items()
         }
         full = {name: array for name, array in shapes.items() if array.size}
-        handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        handler = _reader(ocp.StandardCheckpointHandler)
         stored = shapes | handler.restore(folder / "arrays", args=ocp.args.StandardRestore(full))
         for name, (shape, _, crc) in meta["arrays"].items():
             if stored[name].shape != tuple(shape) or _crc(stored[name]) != crc:
                 raise ValueError(f"array {name} does not have the checksum it was written with")
+        return {name: np.asarray(array) for name, array in stored.items()}, meta
+
+    def _build(self, stored: Mapping[str, np.ndarray], meta: Any, like: Snapshot) -> Snapshot:
         dynamic, static = eqx.partition(like.state, eqx.is_array)
         leaves, treedef = jax.tree.flatten(dynamic)
         leaves = [_from_host(stored[f"state.{i}"], leaf) for i, leaf in enumerate(leaves)]
@@ -385,6 +406,26 @@ def load_model(model: PyTree, folder: str | os.PathLike, step: int | None = None
     return jax.tree_util.tree_map_with_path(read, model)
 
 
+def _first_alone() -> Any:
+    """Orbax in process 0 alone, which does not wait for the others."""
+    from orbax.checkpoint.options import MultiprocessingOptions
+
+    if process_count() == 1:
+        return MultiprocessingOptions()
+    return MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxsci"
+    )
+
+
+def _reader(handler: Callable[..., Any]) -> Any:
+    import orbax.checkpoint as ocp
+
+    options = _first_alone()
+    return ocp.Checkpointer(
+        handler(multiprocessing_options=options), multiprocessing_options=options
+    )
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Inner mappings with names such as `config.width`, so that one field can be named."""
     flat: dict[str, Any] = {}
@@ -409,17 +450,18 @@ def _signature(leaf: Any) -> tuple[str, list[int]]:
     return str(leaf.dtype), list(leaf.shape)
 
 
-def _to_host(leaf: Any) -> np.ndarray:
-    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-
 def _from_host(array: np.ndarray, like: Any) -> jax.Array:
     """The array on the devices, and spread over them, as `like` is."""
+    where = getattr(like, "sharding", None)
+    if process_count() > 1 and where is not None:
+        if _is_key(like):
+            array = jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like))
+        return put(array, where)
     if _is_key(like):
-        return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like))
+        key = jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like))
+        return jax.device_put(key, where)
     # A copy: on a CPU a JAX array may share a NumPy array's memory, and this one will be donated.
-    array = np.array(array)
-    return jax.device_put(array, getattr(like, "sharding", None))
+    return jax.device_put(np.array(array), where)
 
 
 def _crc(array: np.ndarray) -> int:

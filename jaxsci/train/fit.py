@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jaxsci.experiment import Logger
@@ -17,6 +18,7 @@ from .history import History
 from .host_loop import Evaluate, FitResult, HostLoop
 from .loop import CAPACITY
 from .precision import Precision
+from .sharding import Sharding, choose_sharding
 from .state import TrainState, init_state, own_arrays
 from .step import ExtraArgs, Loss, Step, make_step
 
@@ -38,6 +40,7 @@ def fit(
     ema_decay: float | None = None,
     precision: Precision | None = None,
     steps_per_dispatch: int | None = None,
+    sharding: Sharding | Mesh | bool | None = None,
     extra_args: ExtraArgs | None = None,
 ) -> FitResult:
     """Trains a model,
@@ -66,7 +69,13 @@ def fit(
         folder; False: none.
     - `accumulate`, `ema_decay`, `precision`, `extra_args`: see `make_step`.
     - `steps_per_dispatch`: at most so many steps are sent to the device at once (and at most 1024,
-        or what fits in 64 MiB for batches from the host). None: about a quarter of a second.
+        or what fits in 64 MiB for batches from the host). None: about a quarter of a second. On a
+        CPU, 1 (a program without a loop, whose last digits may differ) is much faster for networks
+        with convolutions, which XLA runs ten times slower inside a compiled loop.
+    - `sharding`: how the run is spread over devices: a `Sharding`, or a mesh for data parallelism
+        on it. None: if there are several devices, every batch is spread over as many as divide it
+        evenly, and results come back to the default device; not so if arrays of the model are on
+        several devices already, or a default device is set. False: one device.
 
     **Returns:** a `FitResult`.
 
@@ -75,7 +84,7 @@ def fit(
     checkpoints cannot be written; `ValueError` and `TypeError` for bad arguments.
     """
     step = make_step(
-        loss,
+        _gathering(loss, sharding) if isinstance(sharding, Sharding) else loss,
         optimizer,
         accumulate=accumulate,
         ema_decay=ema_decay,
@@ -101,6 +110,7 @@ def fit(
         log_every=log_every,
         checkpoint=checkpoint,
         steps_per_dispatch=steps_per_dispatch,
+        sharding=sharding,
     )
 
 
@@ -116,6 +126,7 @@ def train(
     log_every: int | None = None,
     checkpoint: Checkpoints | bool | None = None,
     steps_per_dispatch: int | None = None,
+    sharding: Sharding | Mesh | bool | None = None,
 ) -> FitResult:
     """Repeats any pure step: what `fit` does once it has made a step and a state.
 
@@ -146,10 +157,13 @@ def train(
         raise ValueError("fit: evaluate_every is given without evaluate")
     log = Logger(None) if log is None else log
     plan = _plan(checkpoint, log, evaluate)
+    source = data if isinstance(data, AbstractSource) else None
+    host = None if isinstance(data, AbstractSource) else HostData(data)
+    spread, at_home = choose_sharding(sharding, state, source, host, log.say)
     run = HostLoop(
         step=step,
-        source=data if isinstance(data, AbstractSource) else None,
-        host=None if isinstance(data, AbstractSource) else HostData(data),
+        source=source,
+        host=host,
         steps=steps,
         evaluate=evaluate,
         evaluate_every=evaluate_every or steps,
@@ -157,10 +171,19 @@ def train(
         history=History(log, log_every or max(1, steps // 1000), steps),
         plan=plan,
         most=min(steps_per_dispatch or CAPACITY, CAPACITY),
+        sharding=spread,
+        at_home=at_home,
     )
     with ExitStack() as stack:
         saver = None if plan is None else stack.enter_context(Checkpointer(plan, log.say))
         return run.go(own_arrays(state), saver)
+
+
+def _gathering(loss: Loss, sharding: Sharding) -> Loss:
+    """The loss, with the weights that FSDP splits put together for it."""
+    if not sharding.fsdp:
+        return loss
+    return lambda model, batch, key: loss(sharding.gathered(model), batch, key)
 
 
 def _plan(

@@ -6,21 +6,33 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 
-from jaxsci.experiment import Logger, terminable, uninterrupted
+from jaxsci.experiment import (
+    Logger,
+    LostProcess,
+    Terminated,
+    process_count,
+    terminable,
+    uninterrupted,
+)
 
 from .checkpoint import Checkpointer, CheckpointError, Checkpoints, Snapshot
 from .data.host import HostData
 from .data.sources import AbstractSource
 from .history import History
 from .loop import Loop
+from .sharding import Sharding, home
 from .state import TrainState, own_arrays
 from .step import Step
 
 _SECONDS_PER_DISPATCH = 0.25
 """Long against the host's work between two dispatches, short for one who watches the bar."""
+
+_STEPS_TOGETHER = 8
+"""Steps in a dispatch where several processes work together."""
 
 Evaluate = Callable[[Any], Mapping[str, Any]]
 
@@ -95,10 +107,13 @@ class HostLoop:
         history: History,
         plan: Checkpoints | None,
         most: int,
+        sharding: Sharding | None = None,
+        at_home: bool = True,
     ):
         self._step, self._source, self._host = step, source, host
         self._steps, self._evaluate, self._evaluate_every = steps, evaluate, evaluate_every
         self._log, self._history, self._plan, self._most = log, history, plan, most
+        self._sharding, self._at_home = sharding, at_home
         every = None if plan is None else plan.every
         if every is None:
             every = evaluate_every if evaluate_every < steps else max(1, steps // 10)
@@ -107,10 +122,12 @@ class HostLoop:
         self._due: tuple[int, Snapshot] | None = None
         self._last_saved: int | None = None
         self._positions: dict[int, Any] = {}
-        self._guess = 1
+        # Several processes send the same numbers of steps, whatever their clocks say.
+        self._guess = 1 if process_count() == 1 else _STEPS_TOGETHER
         self._last_read = 0.0
         self._recorded: int | None = None
         self._is_first = True
+        self._calls = 0
 
     def go(self, state: TrainState, saver: Checkpointer | None) -> FitResult:
         """Restores if asked to, trains to the last step, saves, and returns the result."""
@@ -120,11 +137,13 @@ class HostLoop:
                 "fit: the data iterator has no get_state and set_state, so it cannot be part of a "
                 "checkpoint; use a grain dataset, or checkpoint=False"
             )
+        if self._sharding is not None:
+            state = self._sharding.place(state)
         state = self._restore(state)
         done = int(state.step)
         if done > self._steps:
             raise ValueError(f"fit: steps={self._steps}, but {done} are already made")
-        self._loop = Loop(self._step, state, self._source)
+        self._loop = Loop(self._step, state, self._source, self._sharding, capacity=self._most)
         self._recorded = done
         del state  # The loop overwrites its arrays.
         with terminable() as self._check_signals:
@@ -133,12 +152,21 @@ class HostLoop:
                     self._train(done)
             except (NonFiniteLoss, CheckpointError):
                 raise
+            except jax.errors.JaxRuntimeError as error:
+                if process_count() > 1:
+                    raise LostProcess(
+                        "another process of this job is gone or has failed, and this one stops; "
+                        f"resume from the checkpoint of step {self._last_saved} (--resume): "
+                        f"{str(error).splitlines()[0]}"
+                    ) from error
+                self._save_in_distress()
+                raise
             except BaseException:
                 self._save_in_distress()
                 raise
         if saver is not None:
             saver.wait()
-        state = self._loop.state()
+        state = self._bring_home(self._loop.state())
         return FitResult(
             state.averaged(), state, self._history.train(), self._history.evaluations()
         )
@@ -150,6 +178,7 @@ class HostLoop:
             self._evaluate_if_due(done)
         while done < self._steps:
             self._check_signals()
+            self._stop_together(done)
             sent = self._send(done)
             done += sent.n
             self._write_due()
@@ -163,6 +192,25 @@ class HostLoop:
                 if self._saver is not None and self._is_due(done, self._save_every):
                     self._due = (done, self._snapshot(done))
         self._write_due()
+
+    def _stop_together(self, done: int) -> None:
+        """After SIGTERM in any process: all save at the same step, the first that is common."""
+        if process_count() == 1:
+            return
+        from jax.experimental import multihost_utils
+
+        # JAX lets the processes agree on one of the coming calls, which it counts one by one.
+        self._calls += 1
+        if not multihost_utils.reached_preemption_sync_point(self._calls):
+            return
+        self._write_due()
+        self._read()
+        if self._saver is not None and done > (self._last_saved or 0):
+            self._due = (done, self._snapshot(done))
+            self._write_due()
+            self._saver.wait()
+        self._say_how_to_go_on()
+        raise Terminated
 
     def _send(self, done: int) -> _Sent:
         """Starts the next dispatch."""
@@ -187,7 +235,7 @@ class HostLoop:
         finite, tried = bool(sent.finite), int(sent.tried)
         metrics = {name: np.asarray(values) for name, values in sent.metrics.items()}
         now = time.perf_counter()
-        if sent.n == self._guess:
+        if sent.n == self._guess and process_count() == 1:
             # Only the size of dispatches depends on the clock, and no number depends on the size.
             seconds = (now - max(sent.time, self._last_read)) / sent.n
             self._guess = int(np.clip(_SECONDS_PER_DISPATCH / seconds, 1, 2 * self._guess))
@@ -225,7 +273,11 @@ class HostLoop:
         if self._history.last_evaluation(done) is not None:
             return
         # A copy, because the next dispatch overwrites the state's arrays.
-        model = own_arrays(self._loop.state().averaged())
+        model = self._loop.state().averaged()
+        if self._sharding is not None and self._at_home:
+            model = self._bring_home(model)
+        else:
+            model = own_arrays(model)
         values = {name: float(value) for name, value in self._evaluate(model).items()}
         best = None if self._plan is None else self._plan.best
         if best is not None and best not in values:
@@ -233,6 +285,12 @@ class HostLoop:
                 f"fit: the best {best!r} is to be kept, but evaluate returned {list(values)}"
             )
         self._history.evaluated(done, values)
+
+    def _bring_home(self, tree: Any) -> Any:
+        """A tree on the default device, where the caller's other arrays are."""
+        if self._sharding is None or not self._at_home:
+            return tree
+        return jax.tree.map(lambda leaf: home(leaf) if eqx.is_array(leaf) else leaf, tree)
 
     def _snapshot(self, done: int) -> Snapshot:
         return Snapshot(
@@ -272,7 +330,8 @@ class HostLoop:
 
     def _save_in_distress(self) -> None:
         """Saves what is known to be good when something outside the loop has failed."""
-        if self._saver is None:
+        # One process cannot save what is spread over several that may be gone.
+        if self._saver is None or process_count() > 1:
             return
         try:
             self._write_due()
@@ -285,7 +344,10 @@ class HostLoop:
             self._saver.wait()
         except Exception as error:
             self._log.say(f"the state could not be saved: {error}")
-        if self._last_saved is not None:
+        self._say_how_to_go_on()
+
+    def _say_how_to_go_on(self) -> None:
+        if self._saver is not None and self._last_saved is not None:
             self._log.say(
                 f"interrupted; resume from the checkpoint of step {self._last_saved} in "
                 f"{self._saver.folder} (--resume, or Checkpoints(resume=True))"

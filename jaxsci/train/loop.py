@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
+from jaxsci.experiment import process_count
+
 from .data.sources import AbstractSource
+from .sharding import Sharding, put
 from .state import TrainState, weights_of
 from .step import Metrics, Step
 
@@ -34,10 +37,24 @@ class Loop:
     - `step`: `(state, batch) -> (state, metrics)`.
     - `state`: the state to start from, whose arrays nobody else may hold (see `own_arrays`).
     - `source`: the pure source, or None if batches come from the host.
+    - `capacity`: the most steps of one dispatch from a pure source. With 1 there is no loop in the
+        program, which XLA wants on CPUs for convolutions: inside a loop they are ten times slower.
+    - `sharding`: how it is spread over devices, or None for one device. The state must be placed
+        accordingly.
     """
 
-    def __init__(self, step: Step, state: TrainState, source: AbstractSource | None):
+    def __init__(
+        self,
+        step: Step,
+        state: TrainState,
+        source: AbstractSource | None,
+        sharding: Sharding | None = None,
+        *,
+        capacity: int = CAPACITY,
+    ):
         self._step = step
+        self._capacity = capacity
+        self._sharding = sharding
         self._source, self._source_static = eqx.partition(source, eqx.is_array)
         dynamic, self._static = eqx.partition(state, eqx.is_array)
         # Flat lists of arrays pass through jit's fast path; modules would be flattened in Python
@@ -49,7 +66,15 @@ class Loop:
         self._checked = [
             not w.is_fully_addressable or bool(np.isfinite(np.asarray(w)).all()) for w in weights
         ]
-        self._run = jax.jit(self._steps, donate_argnums=(0,))
+        where: dict[str, Any] = {}
+        self._shardings: list[Any] | None = None
+        if sharding is not None:
+            whole = sharding.whole()
+            self._shardings = [leaf.sharding for leaf in self._leaves]
+            self._finite = put(self._finite, whole)
+            self._source = put(self._source, sharding.of_source(self._source))
+            where["out_shardings"] = (self._shardings, whole, whole, whole)
+        self._run = jax.jit(self._steps, donate_argnums=(0,), **where)
         self._copy = jax.jit(lambda leaves: [jnp.copy(leaf) for leaf in leaves])
 
     def state(self) -> TrainState:
@@ -67,7 +92,7 @@ class Loop:
 
         **Arguments:**
 
-        - `n_steps`: n, at most `CAPACITY`, or the length of `batches`.
+        - `n_steps`: n, at most the capacity, or the length of `batches`.
         - `batches`: without a pure source, the batches, stacked to an always equal length.
 
         **Returns:** the metrics, each with a leading axis of the capacity; how many steps were
@@ -75,10 +100,23 @@ class Loop:
         not, the last one tried was the first that was not.
         """
         # Host data enter as an argument, so that one program serves all dispatches.
+        if self._sharding is not None and batches is not None:
+            where = self._sharding.of_stacked_batches(batches)
+            if process_count() > 1:  # Each process has its own part of every batch.
+                batches = jax.tree.map(
+                    lambda b, w: jax.make_array_from_process_local_data(w, b), batches, where
+                )
+            else:
+                batches = jax.device_put(batches, where)
         self._leaves, metrics, tried, self._finite = self._run(
             self._leaves, self._finite, self._source, batches, np.int32(n_steps)
         )
         return metrics, tried, self._finite
+
+    def compiled(self, batches: PyTree = None) -> jax.stages.Compiled:
+        """The compiled program, for its memory and its text; runs nothing."""
+        arguments = (self._leaves, self._finite, self._source, batches, np.int32(1))
+        return self._run.lower(*arguments).compile()
 
     def _build(self, leaves: list[Array]) -> TrainState:
         return eqx.combine(jax.tree.unflatten(self._treedef, leaves), self._static)
@@ -90,17 +128,25 @@ class Loop:
             source = eqx.combine(source, self._source_static)
             if source is not None:
                 batch, data = source.next(state.data)
+                batch = self._spread(batch)
                 state = eqx.tree_at(lambda s: s.data, state, data, is_leaf=lambda x: x is None)
             new, metrics = self._step(state, batch)
             new_leaves, treedef = jax.tree.flatten(eqx.filter(new, eqx.is_array))
             self._require_same(leaves, new_leaves, treedef)
+            if self._shardings is not None:
+                new_leaves = jax.lax.with_sharding_constraint(new_leaves, self._shardings)
             return new_leaves, metrics, self._is_finite(new, metrics)
 
         def batch(i):
             return jax.tree.map(lambda leaf: leaf[i], batches)
 
         _, shapes, _ = jax.eval_shape(one, leaves, source, jax.eval_shape(batch, jnp.int32(0)))
-        capacity = CAPACITY if batches is None else jax.tree.leaves(batches)[0].shape[0]
+        capacity = self._capacity if batches is None else jax.tree.leaves(batches)[0].shape[0]
+        if capacity == 1:
+            new, metrics, still = one(leaves, source, batch(0))
+            leaves = [jnp.where(finite, b, a) for a, b in zip(leaves, new, strict=True)]
+            metrics = jax.tree.map(lambda m: m[None], metrics)
+            return leaves, metrics, finite.astype(jnp.int32), finite & still
         buffers = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
 
         def unfinished(carry):
@@ -116,6 +162,11 @@ class Loop:
         carry = (jnp.int32(0), leaves, buffers, finite)
         tried, leaves, buffers, finite = jax.lax.while_loop(unfinished, body, carry)
         return leaves, buffers, tried, finite
+
+    def _spread(self, batch: PyTree) -> PyTree:
+        if self._sharding is None:
+            return batch
+        return jax.lax.with_sharding_constraint(batch, self._sharding.of_batch(batch))
 
     def _is_finite(self, new: TrainState, metrics: Metrics) -> Bool[Array, ""]:
         finite = jnp.isfinite(metrics["loss"]) if "loss" in metrics else jnp.array(True)

@@ -343,3 +343,23 @@ def test_fit_names_what_a_step_changed(key):
     state = init_state(jnp.zeros(2), optax.sgd(0.1), key=key)
     with pytest.raises(TypeError, match=r"changed model from float32\[2\] to float32\[3\]"):
         train(step, state, iter([np.zeros(1)] * 2), steps=2)
+
+
+def test_one_step_at_a_time_is_the_same_training():
+    # With `steps_per_dispatch=1` the program has no loop (convolutions want that on CPUs).
+    x = jnp.linspace(-1.0, 1.0, 24)[:, None]
+    source = ArraySource((x, 3 * x), 8)
+
+    def loss(model, batch, key):
+        return jnp.mean((jax.vmap(model)(batch[0]) - batch[1]) ** 2)
+
+    model = eqx.nn.Linear(1, 1, key=jax.random.key(1))
+    options = dict(steps=7, key=jax.random.key(2), checkpoint=False)
+    looped = fit(model, loss, optax.adam(0.1), source, **options)
+    single = fit(model, loss, optax.adam(0.1), source, steps_per_dispatch=1, **options)
+    # Two programs of the same arithmetic: they may round differently.
+    np.testing.assert_allclose(single.history["loss"], looped.history["loss"], rtol=1e-5)
+    np.testing.assert_allclose(single.model.weight, looped.model.weight, rtol=1e-5)
+    bad = eqx.tree_at(lambda m: m.weight, model, jnp.array([[jnp.inf]]))
+    with pytest.raises(NonFiniteLoss):
+        fit(bad, loss, optax.adam(0.1), source, steps_per_dispatch=1, **options)

@@ -35,6 +35,7 @@ class HostData:
         self._iterator = iter(batches)
         self._shapes: PyTree = None
         self._taken = 0
+        self._peeked: PyTree = None
         self.capacity = _MOST_PER_DISPATCH
 
     @property
@@ -48,7 +49,14 @@ class HostData:
 
     def restore(self, state: Any) -> None:
         """Goes to a stored position."""
+        self._peeked = None
         self._iterator.set_state(state)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def first(self) -> PyTree:
+        """The next batch, which stays the next one."""
+        if self._peeked is None:
+            self._peeked = self._next()
+        return self._peeked
 
     def draw(self, n: int) -> tuple[PyTree, int]:
         """The next batches, at most n, stacked along a new leading axis.
@@ -73,6 +81,9 @@ class HostData:
         return jax.tree.map(stack, *batches), len(batches)
 
     def _next(self) -> Any:
+        if self._peeked is not None:
+            batch, self._peeked = self._peeked, None
+            return batch
         try:
             batch = next(self._iterator)
         except StopIteration:
