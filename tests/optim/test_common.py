@@ -145,6 +145,14 @@ def test_convergence(case, target):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 3e-2, 3e-2), found, optimum)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_state_can_be_donated(case):
+    """No two leaves of a fresh state share a buffer."""
+    leaves = jax.tree.leaves(make(case).init(jnp.ones((2, 3))))
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in leaves]
+    assert len(set(pointers)) == len(pointers)
+
+
 PARAMS = {"a": -jnp.ones((2, 3)), "b": jnp.ones((2, 5, 2))}
 SMOOTH = distance_to(jax.tree.map(jnp.zeros_like, PARAMS))
 

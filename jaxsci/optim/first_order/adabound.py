@@ -45,9 +45,13 @@ def scale_by_adabound(
         raise ValueError(f"final_ratio = {final_ratio}: expected a positive number")
 
     def init(params: PyTree) -> AdaBoundState:
+        def real_zeros() -> PyTree:
+            return jax.tree.map(lambda p: jnp.zeros_like(jnp.real(p)), params)
+
+        # Two buffers and not one twice, so that a state can be donated.
         zeros = jax.tree.map(jnp.zeros_like, params)
-        nu = jax.tree.map(lambda p: jnp.zeros_like(jnp.real(p)), params)
-        return AdaBoundState(jnp.zeros((), jnp.int32), zeros, nu, nu if amsbound else None)
+        nu_max = real_zeros() if amsbound else None
+        return AdaBoundState(jnp.zeros((), jnp.int32), zeros, real_zeros(), nu_max)
 
     def update(
         updates: PyTree, state: AdaBoundState, params: PyTree | None = None, **extra: Any

@@ -140,12 +140,15 @@ def scale_by_damped_newton(
         d = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
         check_dimension(d, kind, None)
         sigma = rule.sigma0 if isinstance(rule, Backtracking) else 0.0
-        zero = jnp.zeros((), dtype)
         return DampedNewtonState(
             jnp.zeros((), jnp.int32),
             identity_factor(d, dtype, kind, None),
             jnp.asarray(sigma, dtype),
-            {"decrement": zero, "alpha": zero, "trials": jnp.zeros((), jnp.int32)},
+            {
+                "decrement": jnp.zeros((), dtype),
+                "alpha": jnp.zeros((), dtype),
+                "trials": jnp.zeros((), jnp.int32),
+            },
         )
 
     def update(

@@ -104,12 +104,13 @@ def scale_by_lazy_newton(
         dtype = work_dtype(params, owner)
         d = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
         check_dimension(d, factor, rank)
-        zeros = jnp.zeros(d, dtype)
+        # Each array a buffer of its own, so that a state can be donated.
+        anchor = Anchor(jnp.zeros(d, dtype), jnp.zeros(d, dtype), jnp.zeros((), dtype))
         return LazyNewtonState(
             count=jnp.zeros((), jnp.int32),
             factor=identity_factor(d, dtype, factor, rank),
             M=jnp.asarray(M0 if adaptive else M, dtype),
-            anchor=Anchor(zeros, zeros, jnp.zeros((), dtype)) if adaptive else None,
+            anchor=anchor if adaptive else None,
             metrics={
                 "step_norm": jnp.zeros((), dtype),
                 "refreshes": jnp.zeros((), jnp.int32),
