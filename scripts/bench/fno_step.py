@@ -1,7 +1,9 @@
 """One FNO training step against its peers: 64 × 64, width 32, 12 modes, batch 16, float32.
 
 Forward, backward and AdamW update, for the original block and for neuraloperator's block with its
-MLP over channels; peers are neuraloperator (PyTorch) and pdequinox (JAX). Two threads each.
+MLP over channels; peers are neuraloperator (PyTorch) and pdequinox (JAX). Two threads each. The JAX
+contestants run five steps in a dispatch, as `jaxsci.train.fit` does (one allocation of the
+activations instead of five); "single" is a dispatch for every step.
 
     python scripts/bench/fno_step.py --torch-python PATH --pdequinox-path DIR
 
@@ -25,7 +27,7 @@ def peak_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def jax_worker(which: str) -> None:
+def jax_worker(which: str, single: bool) -> None:
     import equinox as eqx
     import jax
     import jax.numpy as jnp
@@ -52,13 +54,21 @@ def jax_worker(which: str) -> None:
     x, y = jax.random.normal(key, (2, BATCH, 1, SIZE, SIZE))
     model, static = eqx.partition(model, eqx.is_inexact_array)
 
+    steps = 1 if single else 5
+
     def step(model, state, x, y):
         def loss(model):
             return jnp.mean((jax.vmap(eqx.combine(model, static))(x) - y) ** 2)
 
-        grads = jax.grad(loss)(model)
-        updates, state = optimizer.update(grads, state, model)
-        return eqx.apply_updates(model, updates), state
+        def one(carry, _):
+            model, state = carry
+            grads = jax.grad(loss)(model)
+            updates, state = optimizer.update(grads, state, model)
+            return (eqx.apply_updates(model, updates), state), None
+
+        if single:
+            return one((model, state), None)[0]
+        return jax.lax.scan(one, (model, state), None, length=steps)[0]
 
     start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(model, state, x, y).compile()
@@ -73,7 +83,7 @@ def jax_worker(which: str) -> None:
         repetition()
     temp = compiled.memory_analysis().temp_size_in_bytes / 2**20
     facts = {"compile_s": round(seconds, 2), "temp_MiB": round(temp), "peak_MB": peak_mb()}
-    serve(repetition, facts, PER_TURN)
+    serve(repetition, facts, PER_TURN // steps, steps)
 
 
 def torch_worker(mlp: bool) -> None:
@@ -115,7 +125,7 @@ def main() -> None:
         if args.worker.startswith("neuralop"):
             torch_worker(args.worker == "neuralop-mlp")
         else:
-            jax_worker(args.worker)
+            jax_worker(args.worker.removesuffix("-single"), args.worker.endswith("-single"))
         return
 
     def command(python: str, worker: str) -> list[str]:
@@ -125,14 +135,16 @@ def main() -> None:
     if args.pdequinox_path:
         env["PYTHONPATH"] = args.pdequinox_path
     for block in ("plain", "mlp"):
-        commands = {f"jaxsci-{block}": command(sys.executable, f"jaxsci-{block}")}
+        names = (f"jaxsci-{block}", f"jaxsci-{block}-single")
+        commands = {name: command(sys.executable, name) for name in names}
         if args.torch_python:
             commands[f"neuralop-{block}"] = command(args.torch_python, f"neuralop-{block}")
         results = compete(commands, turns=args.turns, env=env)
         print(table(results, f"FNO training step, {block} block"))
     if args.pdequinox_path:
         # pdequinox has no lifting network and no coordinates: so neither has ours here.
-        commands = {name: command(sys.executable, name) for name in ("jaxsci-bare", "pdequinox")}
+        names = ("jaxsci-bare", "pdequinox", "jaxsci-bare-single", "pdequinox-single")
+        commands = {name: command(sys.executable, name) for name in names}
         results = compete(commands, turns=args.turns, env=env)
         print(table(results, "FNO training step, single affine maps as lifting and projection"))
 

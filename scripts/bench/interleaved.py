@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 
-def serve(repetition: Callable[[], object], facts: Mapping[str, object], per_turn: int) -> None:
-    """The worker's side: `repetition` runs the work once and returns when it is finished."""
+def serve(
+    repetition: Callable[[], object], facts: Mapping[str, object], per_turn: int, steps: int = 1
+) -> None:
+    """The worker's side: `repetition` runs `steps` steps and returns when they are finished."""
     print("ready " + json.dumps(dict(facts)), flush=True)
     for line in sys.stdin:
         if line.strip() != "go":
@@ -23,7 +25,7 @@ def serve(repetition: Callable[[], object], facts: Mapping[str, object], per_tur
         for _ in range(per_turn):
             start = time.perf_counter()
             repetition()
-            times.append(1e3 * (time.perf_counter() - start))
+            times.append(1e3 * (time.perf_counter() - start) / steps)
         print(json.dumps(times), flush=True)
 
 
