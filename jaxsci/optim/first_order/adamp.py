@@ -43,18 +43,19 @@ def project_scale_invariant(
     def rows(x: Array) -> Array:
         return jnp.moveaxis(x, channel_axis, 0).reshape(moved[0], -1)
 
-    def attempt(u: Array, g: Array, w: Array) -> tuple[Array, Array]:
-        norm = jnp.linalg.norm(w, axis=1, keepdims=True)
-        size = jnp.maximum(norm[:, 0], eps) * jnp.maximum(jnp.linalg.norm(g, axis=1), eps)
-        cosine = jnp.abs(jnp.sum(g * w, 1)) / size
-        unit = w / (norm + eps)
-        projected = u - unit * jnp.sum(unit * u, 1, keepdims=True)
-        return projected, jnp.max(cosine) < delta / jnp.sqrt(w.shape[1])
+    def coefficient(ww: Array, gg: Array, gw: Array, wu: Array, n: int) -> tuple[Array, Array]:
+        """β with u − β w the projected update, and whether w looks scale-invariant."""
+        size = jnp.maximum(jnp.sqrt(ww), eps) * jnp.maximum(jnp.sqrt(gg), eps)
+        passed = jnp.max(jnp.abs(gw) / size) < delta / jnp.sqrt(n)
+        return wu / (jnp.sqrt(ww) + eps) ** 2, passed
 
     u, g, w = rows(update), rows(gradient), rows(weight)
-    by_channel, channel = attempt(u, g, w)
-    by_layer, layer = attempt(u.reshape(1, -1), g.reshape(1, -1), w.reshape(1, -1))
-    new = jnp.where(channel, by_channel, jnp.where(layer, by_layer.reshape(u.shape), u))
+    # One pass over the rows; what the whole layer needs are sums of it.
+    ww, gg, gw, wu = (jnp.sum(a * b, 1) for a, b in ((w, w), (g, g), (g, w), (w, u)))
+    by_channel, channel = coefficient(ww, gg, gw, wu, w.shape[1])
+    by_layer, layer = coefficient(jnp.sum(ww), jnp.sum(gg), jnp.sum(gw), jnp.sum(wu), w.size)
+    beta = jnp.where(channel, by_channel, jnp.where(layer, by_layer, 0))
+    new = u - beta[:, None] * w
     return jnp.moveaxis(new.reshape(moved), 0, channel_axis).astype(update.dtype), channel | layer
 
 
