@@ -360,7 +360,7 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
 def draw_darcy(trained: dict[str, list[Any]], data: dict[str, Dataset]) -> Figure:
     """One test sample at both resolutions: input, truth, and what the two networks make of it."""
     figure, axes = plt.subplots(2, 6, figsize=(15, 5.2), layout="constrained")
-    titles = ["permeability (high/low)", "pressure u", "FNO", "FNO - u", "U-Net", "U-Net - u"]
+    titles = ["permeability (black: high)", "pressure u", "FNO", "FNO - u", "U-Net", "U-Net - u"]
     for row, split in enumerate(("test_16", "test_32")):
         u = data[split].outputs[0, 0]
         fields = [data[split].inputs[0, 0], u]
@@ -422,7 +422,7 @@ def draw_training(histories: dict[str, dict[str, np.ndarray]]) -> Figure:
             yscale="log",
             xlabel="update",
             ylabel="relative $L^2$ error of the batch",
-            title=f"{title}: training, median over seeds",
+            title=f"{title}: training, first seed",
         )
         axis.legend()
         axis.grid(alpha=0.3)
