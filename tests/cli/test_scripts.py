@@ -294,7 +294,10 @@ def test_options_of_test_are_for_pytest_alone(checkout, tmp_path):
     (tmp_path / "test_here.py").write_text("")
     status, _, _, notes = checkout.call("test", "test_here.py::test_x", "--pdb", cwd=tmp_path)
     assert status == 0
-    assert notes == f"python -m pytest -n 2 --dist loadfile {tmp_path}/test_here.py::test_x -n 0 --pdb\n"
+    assert (
+        notes
+        == f"python -m pytest -n 2 --dist loadfile {tmp_path}/test_here.py::test_x -n 0 --pdb\n"
+    )
     assert checkout.call("test", "tests/nn", TESTS_FAIL="1")[0] == 1
 
 
