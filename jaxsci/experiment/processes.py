@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy as np
-
 from jaxsci.experiment.errors import UsageError
 
 T = TypeVar("T")
@@ -93,6 +91,7 @@ def from_first(make: Callable[[], T]) -> T:
     """
     if process_count() == 1:
         return make()
+    import numpy as np
     from jax.experimental import multihost_utils
 
     error: Exception | None = None
