@@ -15,6 +15,10 @@ SLUGS = sorted(
 )
 
 
+def test_the_flagship_is_among_them():
+    assert "lazy-hessian" in SLUGS
+
+
 @pytest.mark.parametrize("slug", SLUGS)
 def test_smoke(slug, tmp_path, capsys):
     with jax.enable_x64(False):  # the runner turns 64 bits on where the experiment asks for them
