@@ -103,7 +103,7 @@ PRESETS = {
         burgers_width=4,
     ),
     "quick": Config(),
-    "full": Config(darcy_steps=1000, burgers_pairs=1200, burgers_steps=2000, burgers_width=64),
+    "full": Config(darcy_steps=400, burgers_pairs=1200, burgers_steps=600),
     "paper": Config(
         seeds=5,
         darcy_steps=25000,

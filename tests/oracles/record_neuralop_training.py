@@ -1,7 +1,7 @@
 """Records what neuraloperator's FNO reaches on the experiment's Darcy data and budget.
 
     pip install torch neuraloperator==2.0.0 jaxsci
-    python tests/oracles/record_neuralop_training.py [--steps 200 1000]
+    python tests/oracles/record_neuralop_training.py [--steps 200 400]
 
 Same files, normalisation, loss, optimiser, schedule, batch size and number of updates as
 `experiments/operators/neural_operator.py`. The learning rate is the best of four for one seed; the
@@ -65,7 +65,7 @@ def train(data, seed: int, rate: float, steps: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[200, 1000])
+    parser.add_argument("--steps", type=int, nargs="+", default=[200, 400])
     args = parser.parse_args()
     data = neuralop_darcy()
     by_steps = {}
@@ -91,7 +91,7 @@ def main() -> None:
         "versions": {"neuraloperator": neuralop.__version__, "torch": torch.__version__},
         "batch": BATCH,
         "parameters": parameters,
-        "by_steps": by_steps,
+        "by_steps": recorded.get("neuralop", {}).get("by_steps", {}) | by_steps,
     }
     TUNING.write_text(json.dumps(recorded, indent=1) + "\n")
 
