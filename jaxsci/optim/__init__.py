@@ -17,11 +17,31 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 - Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
   from the Newton decrement).
 - First order: `adabound`, `diffgrad`, `adamp`, `sgdp`; `post` builds such corrections.
+- Many workers: `powersgd` and `ef_sgd` (compressed gradients), `local_updates` with `qsr` (averages
+  now and then); `Workers` and `data_parallel` run them on a mesh.
+- Batch sizes: `HyperScale` (all hyperparameters for another one), `progressive` (switched in a
+  run). Averages: `param_ema`, read by `ema_of`.
 - `minimise_lazy`: lazy Newton as one program. `trajectory`: all iterates of any optimiser.
 - `on_subset`: an optimiser for a part of the weights.
 - `DenseEigh`, `Ritz`, `Diagonal`, `Cholesky`, `factorise`: factorised matrices to build on.
 """
 
+from .averaging.ema import ParamEmaState as ParamEmaState
+from .averaging.ema import ema_of as ema_of
+from .averaging.ema import param_ema as param_ema
+from .distributed.local_sgd import LocalState as LocalState
+from .distributed.local_sgd import LocalUpdates as LocalUpdates
+from .distributed.local_sgd import local_updates as local_updates
+from .distributed.local_sgd import mean_params as mean_params
+from .distributed.powersgd import PowerSGDState as PowerSGDState
+from .distributed.powersgd import Traffic as Traffic
+from .distributed.powersgd import bytes_per_step as bytes_per_step
+from .distributed.powersgd import ef_sgd as ef_sgd
+from .distributed.powersgd import powersgd as powersgd
+from .distributed.workers import DataParallel as DataParallel
+from .distributed.workers import Workers as Workers
+from .distributed.workers import data_parallel as data_parallel
+from .distributed.workers import mean_gradients as mean_gradients
 from .drive import LazyResult as LazyResult
 from .drive import minimise_lazy as minimise_lazy
 from .drive import trajectory as trajectory
@@ -42,6 +62,13 @@ from .first_order.adamp import sgdp as sgdp
 from .first_order.diffgrad import diffgrad as diffgrad
 from .first_order.diffgrad import scale_by_diffgrad as scale_by_diffgrad
 from .first_order.post import post as post
+from .schedules.qsr import SyncSchedule as SyncSchedule
+from .schedules.qsr import constant_sync as constant_sync
+from .schedules.qsr import qsr as qsr
+from .schedules.scaling import HyperScale as HyperScale
+from .schedules.scaling import Progressive as Progressive
+from .schedules.scaling import progressive as progressive
+from .schedules.scaling import scale_ema as scale_ema
 from .second_order.damped_newton import AICN as AICN
 from .second_order.damped_newton import Backtracking as Backtracking
 from .second_order.damped_newton import DampedNewtonState as DampedNewtonState
@@ -53,4 +80,10 @@ from .second_order.lazy_newton import LazyNewtonState as LazyNewtonState
 from .second_order.lazy_newton import Regulariser as Regulariser
 from .second_order.lazy_newton import lazy_newton as lazy_newton
 from .second_order.lazy_newton import scale_by_lazy_newton as scale_by_lazy_newton
+from .second_order.mfac import Gram as Gram
+from .second_order.mfac import MFACState as MFACState
+from .second_order.mfac import mfac as mfac
+from .second_order.mfac import obs_prune as obs_prune
+from .second_order.mfac import obs_scores as obs_scores
+from .second_order.mfac import scale_by_mfac as scale_by_mfac
 from .subset import on_subset as on_subset

@@ -19,6 +19,10 @@ import pytest
 from jaxsci import optim
 
 
+def averaged_adam(learning_rate, rho):
+    return optax.chain(optax.adam(learning_rate), optim.param_ema(rho))
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """An optimiser under test; `steps` is what it is given to reach a target."""
@@ -56,10 +60,17 @@ CASES = {
         False,
     ),
     "adabound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3)),
+    "param_ema": Case(averaged_adam, dict(learning_rate=1e-2, rho=0.99)),
     "amsbound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3, amsbound=True)),
     "diffgrad": Case(optim.diffgrad, dict(learning_rate=1e-2)),
     "adamp": Case(optim.adamp, dict(learning_rate=1e-2), static=("channel_axis",), complex=False),
     "sgdp": Case(optim.sgdp, dict(learning_rate=1e-3), static=("channel_axis",), complex=False),
+    "mfac": Case(
+        optim.mfac,
+        dict(learning_rate=0.1, window=4, damp=100.0, b1=0.5),
+        static=("window", "storage"),
+        complex=False,
+    ),
 }
 
 

@@ -1,0 +1,1 @@
+"""Learning rates over time, and hyperparameters over batch sizes."""

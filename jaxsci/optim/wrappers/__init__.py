@@ -1,0 +1,1 @@
+"""Optimisers around optimisers: gradients at other points than the weights."""
