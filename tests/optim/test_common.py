@@ -23,6 +23,22 @@ def averaged_adam(learning_rate, rho):
     return optax.chain(optax.adam(learning_rate), optim.param_ema(rho))
 
 
+def sam_sgd(learning_rate, rho):
+    return optim.sam(optax.sgd(learning_rate), rho)
+
+
+def usam_adam(learning_rate, rho):
+    return optim.usam(optax.adam(learning_rate), rho)
+
+
+def amp_sgd(learning_rate, epsilon, inner_steps):
+    return optim.amp(optax.sgd(learning_rate), epsilon, inner_steps=inner_steps)
+
+
+def regularised_sgd(learning_rate, gamma, eps, kind):
+    return optim.gradient_regularisation(optax.sgd(learning_rate), gamma, eps, kind)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """An optimiser under test; `steps` is what it is given to reach a target."""
@@ -61,16 +77,42 @@ CASES = {
     ),
     "adabound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3)),
     "param_ema": Case(averaged_adam, dict(learning_rate=1e-2, rho=0.99)),
+    "sam": Case(sam_sgd, dict(learning_rate=1e-3, rho=1e-3)),
+    "usam": Case(usam_adam, dict(learning_rate=1e-2, rho=1e-4)),
+    "amp": Case(
+        amp_sgd, dict(learning_rate=1e-3, epsilon=1e-3, inner_steps=2), static=("inner_steps",)
+    ),
+    "gradient_regularisation": Case(
+        regularised_sgd,
+        dict(learning_rate=1e-3, gamma=1e-4, eps=1e-3, kind="forward"),
+        static=("kind",),
+    ),
+    "gradient_regularisation_double": Case(
+        regularised_sgd,
+        dict(learning_rate=1e-3, gamma=1e-4, eps=1e-3, kind="double"),
+        static=("kind",),
+    ),
     "amsbound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3, amsbound=True)),
     "diffgrad": Case(optim.diffgrad, dict(learning_rate=1e-2)),
     "adamp": Case(optim.adamp, dict(learning_rate=1e-2), static=("channel_axis",), complex=False),
     "sgdp": Case(optim.sgdp, dict(learning_rate=1e-3), static=("channel_axis",), complex=False),
+    "ef_sgd": Case(
+        optim.ef_sgd,
+        dict(learning_rate=1e-4, rank=1, min_compression=0.0, axis_name=None),
+        static=("rank", "min_compression"),
+        complex=False,
+    ),
     "mfac": Case(
         optim.mfac,
         dict(learning_rate=0.1, window=4, damp=100.0, b1=0.5),
         static=("window", "storage"),
         complex=False,
     ),
+    "sania": Case(optim.sania, dict(precond="adam-sqr", b2=0.9), 3000, ("precond",)),
+    "sania_hutchinson": Case(
+        optim.sania, dict(precond="hutchinson", b2=0.9), 3000, ("precond",), False
+    ),
+    "sania_newton": Case(optim.sania, dict(precond="newton"), 3000, ("precond",), False),
 }
 
 

