@@ -16,6 +16,7 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 
 - Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
   from the Newton decrement).
+- Steps that set their own size: `sania` (from the loss and its lowest value).
 - First order: `adabound`, `diffgrad`, `adamp`, `sgdp`; `post` builds such corrections.
 - Many workers: `powersgd` and `ef_sgd` (compressed gradients), `local_updates` with `qsr` (averages
   now and then); `Workers` and `data_parallel` run them on a mesh.

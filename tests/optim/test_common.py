@@ -99,7 +99,7 @@ CASES = {
     "ef_sgd": Case(
         optim.ef_sgd,
         dict(learning_rate=1e-4, rank=1, min_compression=0.0, axis_name=None),
-        static=("rank", "min_compression"),
+        static=("rank", "iters", "error_feedback", "warm_start", "min_compression", "start_step"),
         complex=False,
     ),
     "mfac": Case(
