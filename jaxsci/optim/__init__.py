@@ -20,6 +20,8 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 - First order: `adabound`, `diffgrad`, `adamp`, `sgdp`; `post` builds such corrections.
 - Many workers: `powersgd` and `ef_sgd` (compressed gradients), `local_updates` with `qsr` (averages
   now and then); `Workers` and `data_parallel` run them on a mesh.
+- Around another optimiser: `sam`, `usam`, `amp`, `gradient_regularisation`, `flooding`; all are
+  rows of `perturbed`.
 - Batch sizes: `HyperScale` (all hyperparameters for another one), `progressive` (switched in a
   run). Averages: `param_ema`, read by `ema_of`.
 - `minimise_lazy`: lazy Newton as one program. `trajectory`: all iterates of any optimiser.
@@ -87,6 +89,9 @@ from .second_order.mfac import mfac as mfac
 from .second_order.mfac import obs_prune as obs_prune
 from .second_order.mfac import obs_scores as obs_scores
 from .second_order.mfac import scale_by_mfac as scale_by_mfac
+from .second_order.oasis import OasisState as OasisState
+from .second_order.oasis import oasis as oasis
+from .second_order.oasis import scale_by_oasis as scale_by_oasis
 from .second_order.sania import SaniaState as SaniaState
 from .second_order.sania import polyak_step as polyak_step
 from .second_order.sania import sania as sania

@@ -108,6 +108,16 @@ CASES = {
         static=("window", "storage"),
         complex=False,
     ),
+    "oasis": Case(
+        optim.oasis, dict(alpha=0.1), 3000, ("n_probes", "warm_probes", "b1", "key"), False
+    ),
+    "oasis_full_batch": Case(
+        optim.oasis,
+        dict(alpha=0.1, full_batch=True, b1=0.5),
+        3000,
+        ("n_probes", "warm_probes", "full_batch", "key"),
+        False,
+    ),
     "sania": Case(optim.sania, dict(precond="adam-sqr", b2=0.9), 3000, ("precond",)),
     "sania_hutchinson": Case(
         optim.sania, dict(precond="hutchinson", b2=0.9), 3000, ("precond",), False
