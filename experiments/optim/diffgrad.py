@@ -72,32 +72,58 @@ def ripples(x: Float[Array, ""]) -> Float[Array, ""]:
 FUNCTIONS = {"F1": two_parabolas, "F2": ripples}
 
 
-def paths(config: Config, make: Callable, function: Callable, starts: Float[Array, " n"]):
+METHODS = {"Adam": optax.adam, "diffGrad": diffgrad}
+MOMENTA = np.array([0.8, 0.85, 0.9, 0.925, 0.95, 0.975])
+
+
+def paths(config: Config, make: Callable, function: Callable, starts: Float[Array, "seeds n"]):
     """Points of all runs and the function there, for a maker of optimisers over b1."""
 
     @jax.jit
     def run(b1):
         tx = make(config.rate, b1=b1)
-        points = jax.vmap(lambda x: trajectory(tx, function, x, config.steps)[0])(starts)
-        return points, jax.vmap(jax.vmap(function))(points)
+        points = jax.vmap(lambda x: trajectory(tx, function, x, config.steps)[0])(starts.ravel())
+        values = jax.vmap(jax.vmap(function))(points)
+        shape = (*starts.shape, -1)
+        return points.reshape(shape), values.reshape(shape)
 
     return run
 
 
 def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
-    offsets = jr.uniform(key, (config.starts,), minval=-config.spread, maxval=config.spread)
-    starts = -1.0 + offsets
-    momenta = np.array([0.8, 0.85, 0.9, 0.925, 0.95, 0.975])
-    final, fraction, shown = {}, {}, {}
+    return run_seeds(config, keys=key[None], log=log)[0]
+
+
+def run_seeds(config: Config, *, keys: PRNGKeyArray, log: Logger) -> list[Result]:
+    """Several seeds in one program: the starting points of all lie in one batch."""
+    low, high = -config.spread, config.spread
+    starts = -1.0 + jnp.stack(
+        [jr.uniform(key, (config.starts,), minval=low, maxval=high) for key in keys]
+    )
+    final, ends, shown = {}, {}, {}
     for name, function in FUNCTIONS.items():
-        for method, make in (("Adam", optax.adam), ("diffGrad", diffgrad)):
+        for method, make in METHODS.items():
             solve = paths(config, make, function, starts)
             points, values = solve(config.momentum)
-            final[name, method] = np.asarray(values[:, -1])
-            shown[name, method] = np.asarray(points[0])
-            # F1's two minima are 0 and 0.05.
-            ends = [np.asarray(solve(b1)[1][:, -1]) for b1 in momenta]
-            fraction[name, method] = np.array([np.mean(end < 0.025) for end in ends])
+            final[name, method] = np.asarray(values[..., -1])
+            shown[name, method] = np.asarray(points[:, 0])
+            ends[name, method] = np.stack([np.asarray(solve(b1)[1][..., -1]) for b1 in MOMENTA])
+
+    def of_seed(i: int) -> Result:
+        # F1's two minima are 0 and 0.05.
+        fraction = {pair: np.mean(end[:, i] < 0.025, axis=1) for pair, end in ends.items()}
+        return result(
+            {pair: value[i] for pair, value in final.items()},
+            fraction,
+            {pair: path[i] for pair, path in shown.items()},
+            log,
+        )
+
+    return [of_seed(i) for i in range(len(keys))]
+
+
+def result(final: dict, fraction: dict, shown: dict, log: Logger) -> Result:
+    """Claims, metrics and figure of one seed."""
     median = {pair: float(np.median(values)) for pair, values in final.items()}
     log.say(str(median))
     # F2's minima are 0.0001, 0.47 and 0.85.
@@ -128,11 +154,11 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     metrics = {f"{name}_{method}": value for (name, method), value in median.items()}
     metrics |= {f"F2_global_{method}": value for method, value in reached.items()}
     for b1, adam, ours in zip(
-        momenta, fraction["F1", "Adam"], fraction["F1", "diffGrad"], strict=True
+        MOMENTA, fraction["F1", "Adam"], fraction["F1", "diffGrad"], strict=True
     ):
         metrics[f"F1_global_b1_{b1:g}_Adam"] = float(adam)
         metrics[f"F1_global_b1_{b1:g}_diffGrad"] = float(ours)
-    return Result(claims, metrics, {}, {"paths": draw(shown, momenta, fraction)})
+    return Result(claims, metrics, {}, {"paths": draw(shown, MOMENTA, fraction)})
 
 
 def draw(shown: dict, momenta: np.ndarray, fraction: dict) -> Figure:

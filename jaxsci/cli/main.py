@@ -10,6 +10,14 @@ from jaxsci.experiment import UsageError, nearest
 
 _INTERRUPTED = 130
 
+_PURPOSE = "Scientific computing on JAX: run the experiments and check their claims."
+STATUSES = (
+    "Exit status: 0 all went well and all claims hold; 1 a claim fails; 2 a mistake in the call; "
+    "3 an experiment raised; 75 another process of the job is gone or not done yet, call again; "
+    "130 Ctrl-C; 143 SIGTERM."
+)
+"""What the exit status says, for the help text."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line.
@@ -19,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     - `argv`: the words after `jaxsci`; those of the process by default.
 
     **Returns:** the exit status: 0 when all went well and all claims hold, 1 when a claim fails, 2
-    for a mistake in the call, 3 when an experiment raised, 130 after Ctrl-C.
+    for a mistake in the call, 3 when an experiment raised, 75 when another process of the job is
+    gone, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -57,6 +66,10 @@ def _handler(command: str) -> Callable[[Sequence[str]], int]:
         from jaxsci.cli import running
 
         return {"run": running.run, "verify": running.verify}[command]
+    if command == "sweep":
+        from jaxsci.cli import sweeping
+
+        return sweeping.sweep
     from jaxsci.cli import listing
 
     return {
@@ -80,6 +93,9 @@ def _help() -> int:
         lines,
         args=["--help"],
         prog="jaxsci",
-        description="Scientific computing on JAX: run the experiments and check their claims.",
+        description=(
+            "Scientific computing on JAX: run the experiments and check their claims.\n\n"
+            + STATUSES
+        ),
     )
     return 0

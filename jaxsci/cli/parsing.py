@@ -34,6 +34,7 @@ def parse(kind: type[T], words: Sequence[str], *, prog: str, config: object = No
     - `SystemExit` after printing the help that was asked for.
     """
     _refuse_unknown(kind, words, prog, config)
+    words = _with_python_bools(words, config)
     pairs_off = (tyro.conf.FlagCreatePairsOff,)
     message = io.StringIO()
     try:
@@ -65,6 +66,82 @@ def without_config(words: Sequence[str]) -> list[str]:
         if not skipping:
             kept.append(word)
     return kept
+
+
+def config_lists(
+    words: Sequence[str], kind: type, prog: str, config: object
+) -> dict[str, list[list[str]]]:
+    """The lists of a sweep: for each field, the words that set it to one entry after the other.
+
+    `--config.rate 1e-3,3e-3` has two entries; those of a field that takes several values are
+    written `--config.widths 4 5,6 7`.
+
+    **Arguments:**
+
+    - `words`: the command line after the command.
+    - `kind`, `prog`, `config`: as for `parse`.
+
+    **Raises:**
+
+    - `UsageError` for an unknown field, one that is given twice, or an empty entry.
+    """
+    _refuse_unknown(kind, words, prog, config)
+    given: dict[str, list[str]] = {}
+    current: list[str] = []
+    for word in words:
+        if word.startswith(_CONFIG):
+            name, has_value, value = word.removeprefix(_CONFIG).partition("=")
+            name = name.replace("-", "_")
+            if name in given:
+                raise UsageError(f"{prog}: --config.{name} is given twice")
+            current = given[name] = [value] if has_value else []
+        elif word.startswith("--"):
+            current = []
+        else:
+            current.append(word)
+    return {name: _entries(name, values, prog, config) for name, values in given.items()}
+
+
+def _entries(name: str, values: list[str], prog: str, config: object) -> list[list[str]]:
+    option = _CONFIG + name
+    if not values:
+        return [[option]]  # Which the parser will miss the value of.
+    text = " ".join(values)
+    entries = [entry.strip() for entry in text.split(",")]
+    if not all(entries):
+        raise UsageError(f"{prog}: {option} {text}: an entry of the list is empty")
+    value: object = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    if isinstance(value, tuple):
+        return [[option, *entry.split()] for entry in entries]
+    if len(values) > 1:
+        raise UsageError(
+            f"{prog}: {option} {text}: a list is written with commas and no spaces, as in "
+            f"{option} {','.join(text.replace(',', ' ').split())}"
+        )
+    return [[f"{option}={entry}"] for entry in entries]
+
+
+def _with_python_bools(words: Sequence[str], config: object) -> list[str]:
+    """`--config.float64 false` as Python writes it, where the field is a bool."""
+    fields: list[str] = []
+    for name in field_names(config) if config is not None else ():
+        value: object = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        if isinstance(value, bool):
+            fields.append(_CONFIG + name)
+    changed, previous = [], ""
+    for word in words:
+        option, equals, value = word.partition("=")
+        if previous in fields and word in ("true", "false"):
+            word = word.capitalize()
+        elif equals and option.replace("-", "_").replace("__", "--", 1) in fields:
+            word = f"{option}={value.capitalize() if value in ('true', 'false') else value}"
+        changed.append(word)
+        previous = word.replace("-", "_").replace("__", "--", 1)
+    return changed
 
 
 def is_help(words: Sequence[str]) -> bool:

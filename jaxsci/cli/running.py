@@ -62,11 +62,7 @@ def run(words: Sequence[str]) -> int:
     check_backend(options.platform, options.devices)
     _check_trackers(options.track)
     experiment = find(options.experiment)
-    if experiment.presets and options.preset not in experiment.presets:
-        raise UsageError(
-            f"{experiment.slug} has no preset {options.preset!r}"
-            + nearest(options.preset, experiment.presets)
-        )
+    check_preset(experiment, options.preset)
     os.environ.setdefault("MPLBACKEND", "agg")
     join_processes()
     start_backend(options.platform, options.devices)
@@ -115,16 +111,41 @@ def _run(words: Sequence[str], options: Run, experiment: Experiment) -> int:
         print(f"jaxsci: {experiment.slug}: {error}", file=sys.stderr, flush=True)
         return LOST
     except Exception as error:
-        if _says_it_all(error):
-            print(f"jaxsci: {experiment.slug}: {error}", file=sys.stderr)
-            return RAISED
-        _print_traceback(error, experiment.path)
         kept = f"; its log is in {folder}/" if (folder / "log.jsonl").exists() else ""
-        print(f"jaxsci: {experiment.slug} raised {type(error).__name__}{kept}", file=sys.stderr)
+        print_error(error, experiment, "", kept)
         return RAISED
     if not options.quiet:
         print_summary(record, console)
     return HOLDS if record.holds else FAILS
+
+
+def check_preset(experiment: Experiment, preset: str) -> None:
+    """Refuses a preset that an experiment's file does not have, without importing it.
+
+    **Raises:**
+
+    - `UsageError` that names the nearest ones.
+    """
+    if experiment.presets and preset not in experiment.presets:
+        raise UsageError(
+            f"{experiment.slug} has no preset {preset!r}" + nearest(preset, experiment.presets)
+        )
+
+
+def print_error(error: Exception, experiment: Experiment, which: str, kept: str = "") -> None:
+    """Prints what an experiment raised: one line where that says it all, else a traceback too.
+
+    **Arguments:**
+
+    - `which`: which of its runs it was, if there are several.
+    - `kept`: what is left of it.
+    """
+    name = f"{experiment.slug}, {which}" if which else experiment.slug
+    if _says_it_all(error):
+        print(f"jaxsci: {name}: {error}", file=sys.stderr)
+        return
+    _print_traceback(error, experiment.path)
+    print(f"jaxsci: {name} raised {type(error).__name__}{kept}", file=sys.stderr)
 
 
 def verify(words: Sequence[str]) -> int:
@@ -142,11 +163,7 @@ def verify(words: Sequence[str]) -> int:
     check_backend(options.platform, options.devices)
     chosen = [find(name) for name in options.experiments] or discover()[0]
     for experiment in chosen:
-        if experiment.presets and options.preset not in experiment.presets:
-            raise UsageError(
-                f"{experiment.slug} has no preset {options.preset!r}"
-                + nearest(options.preset, experiment.presets)
-            )
+        check_preset(experiment, options.preset)
     if not chosen:
         raise UsageError("verify: there are no experiments here")
     console = Console()

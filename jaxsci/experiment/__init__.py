@@ -4,7 +4,8 @@ What is here: `Config` (a frozen dataclass whose fields check themselves, narrow
 `Above`), `Claim` (measured, comparison, target), `Result` (claims, metrics, arrays, figures),
 `Logger` (text, metrics, progress, and the folder of a run), `run_experiment`, which runs a file and
 writes `result.json`, and what the `jaxsci` command is made of: `discover`, `find`, `load`,
-`write_ledger`. The shortest complete experiment, run by `jaxsci run sine.py --config.n 100`:
+`write_ledger`; `Sweep` and `run_sweep` run seeds × a grid of configurations. The shortest complete
+experiment, run by `jaxsci run sine.py --config.n 100`:
 
     '''The trapezoidal rule integrates the sine.'''
     import dataclasses
@@ -36,6 +37,7 @@ from jaxsci.experiment.discovery import experiments_folder as experiments_folder
 from jaxsci.experiment.discovery import find as find
 from jaxsci.experiment.discovery import in_checkout as in_checkout
 from jaxsci.experiment.discovery import papers as papers
+from jaxsci.experiment.errors import FolderInUse as FolderInUse
 from jaxsci.experiment.errors import UsageError as UsageError
 from jaxsci.experiment.errors import nearest as nearest
 from jaxsci.experiment.ledger import collect as collect
@@ -60,12 +62,22 @@ from jaxsci.experiment.record import read_record as read_record
 from jaxsci.experiment.result import Result as Result
 from jaxsci.experiment.runner import CompileClock as CompileClock
 from jaxsci.experiment.runner import check_seed as check_seed
-from jaxsci.experiment.runner import device as device
 from jaxsci.experiment.runner import run_experiment as run_experiment
-from jaxsci.experiment.runner import versions as versions
+from jaxsci.experiment.seeds import run_seeds as run_seeds
 from jaxsci.experiment.signals import Terminated as Terminated
 from jaxsci.experiment.signals import terminable as terminable
 from jaxsci.experiment.signals import uninterrupted as uninterrupted
 from jaxsci.experiment.summary import print_summary as print_summary
+from jaxsci.experiment.sweep import Point as Point
+from jaxsci.experiment.sweep import Progress as Progress
+from jaxsci.experiment.sweep import Row as Row
+from jaxsci.experiment.sweep import Sweep as Sweep
+from jaxsci.experiment.sweep import Work as Work
+from jaxsci.experiment.sweep import run_sweep as run_sweep
+from jaxsci.experiment.sweep import share as share
+from jaxsci.experiment.sweep_table import sweep_table as sweep_table
+from jaxsci.experiment.sweep_table import write_sweep as write_sweep
 from jaxsci.experiment.trackers import TensorBoard as TensorBoard
 from jaxsci.experiment.trackers import WeightsAndBiases as WeightsAndBiases
+from jaxsci.experiment.writing import device as device
+from jaxsci.experiment.writing import versions as versions

@@ -12,6 +12,10 @@ class UsageError(ValueError):
     """
 
 
+class FolderInUse(UsageError):
+    """Another process is writing to the folder at this moment."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The end of a message about an unknown name: `; nearest: a, b`, or all if they are few."""
     choices = list(choices)

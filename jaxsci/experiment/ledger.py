@@ -11,6 +11,7 @@ from jaxsci.experiment.errors import UsageError
 from jaxsci.experiment.record import RESULT_FILE, RunRecord, read_record
 from jaxsci.experiment.run_folder import PREVIOUS, RUN_FILE
 from jaxsci.experiment.summary import number_text
+from jaxsci.experiment.sweep import SWEEP_MARK
 
 _MARK = "<!-- written by `jaxsci report` -->"
 
@@ -59,7 +60,7 @@ def collect(sources: Iterable[Path]) -> list[RunRecord]:
     **Arguments:**
 
     - `sources`: `result.json` files, or folders that are searched for the folders of runs, without
-      the `previous` runs in them.
+      the `previous` runs in them and without sweeps, whose runs are many of one preset.
 
     **Raises:**
 
@@ -70,7 +71,10 @@ def collect(sources: Iterable[Path]) -> list[RunRecord]:
         if source.is_dir():
             for path in sorted(source.rglob(RESULT_FILE)):
                 inner = path.relative_to(source).parts
-                if PREVIOUS not in inner and (path.parent / RUN_FILE).is_file():
+                swept = any(
+                    (folder / SWEEP_MARK).is_file() for folder in path.parents[: len(inner)]
+                )
+                if PREVIOUS not in inner and not swept and (path.parent / RUN_FILE).is_file():
                     records.append(read_record(path))
         elif source.exists():
             records.append(read_record(source))

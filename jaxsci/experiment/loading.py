@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import cast
 
@@ -15,11 +15,15 @@ from jaxsci.experiment.result import Result
 
 @dataclasses.dataclass(frozen=True)
 class LoadedExperiment:
-    """An experiment whose file has been imported: its description, presets and function."""
+    """An experiment whose file has been imported: its description, presets and functions.
+
+    `run_seeds`, which few have, computes several seeds at once; see `docs/experiments.md`.
+    """
 
     experiment: Experiment
     presets: Mapping[str, Config]
     run: Callable[..., Result]
+    run_seeds: Callable[..., Sequence[Result]] | None = None
 
     def preset(self, name: str) -> Config:
         """The configuration of a preset.
@@ -74,4 +78,12 @@ def _check(experiment: Experiment, module: ModuleType) -> LoadedExperiment:
     run = getattr(module, "run", None)
     if not callable(run):
         raise UsageError(f"{path}: no experiment, run is not a function")
-    return LoadedExperiment(experiment, presets, cast(Callable[..., Result], run))
+    run_seeds = getattr(module, "run_seeds", None)
+    if run_seeds is not None and not callable(run_seeds):
+        raise UsageError(f"{path}: no experiment, run_seeds is not a function")
+    return LoadedExperiment(
+        experiment,
+        presets,
+        cast(Callable[..., Result], run),
+        cast(Callable[..., Sequence[Result]] | None, run_seeds),
+    )

@@ -29,6 +29,7 @@ class RunRecord:
     - `commit`: the git commit of the experiment's file, with `-dirty` if there were changes.
     - `started`: date and time, in UTC.
     - `folder`: where the files are; not in the file itself.
+    - `together`: how many seeds were computed at once, by `run_seeds`; the seconds are of all.
     """
 
     slug: str
@@ -50,6 +51,7 @@ class RunRecord:
     commit: str | None
     started: str
     folder: Path
+    together: int = 1
 
     @property
     def holds(self) -> bool:

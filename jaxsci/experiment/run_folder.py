@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxsci.experiment.atomic import write_json
-from jaxsci.experiment.errors import UsageError
+from jaxsci.experiment.errors import FolderInUse, UsageError
 from jaxsci.experiment.logger import jsonable
 from jaxsci.experiment.record import RESULT_FILE
 
@@ -48,7 +48,8 @@ def run_folder(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> It
     identity = json.loads(json.dumps(jsonable(identity)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        names = {entry.name for entry in folder.iterdir()}
+        # A run that was killed while it marked the folder leaves the mark's temporary file.
+        names = {entry.name for entry in folder.iterdir() if not _is_half_a_mark(entry)}
     except OSError as error:
         raise _unwritable(folder, error) from error
     marked = _read_mark(folder)
@@ -70,6 +71,10 @@ def run_folder(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> It
         except OSError as error:
             raise _unwritable(folder, error) from error
         yield state
+
+
+def _is_half_a_mark(path: Path) -> bool:
+    return path.name.startswith(f".{RUN_FILE}.") and path.suffix == ".tmp"
 
 
 def started(folder: Path) -> str:
@@ -142,7 +147,7 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"--out {folder}: another run is writing there") from error
+            raise FolderInUse(f"--out {folder}: another run is writing there") from error
         except OSError:
             pass  # A file system without locks.
         yield

@@ -1,36 +1,26 @@
 """Runs an experiment and writes down what came out."""
 
-import concurrent.futures
 import contextlib
-import dataclasses
-import importlib.metadata
-import os
-import platform
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from rich.console import Console
 
-from jaxsci.experiment.atomic import write_atomically
 from jaxsci.experiment.config import Config
 from jaxsci.experiment.discovery import Experiment, find
 from jaxsci.experiment.errors import UsageError
+from jaxsci.experiment.float64 import float64_types, refuse_float64_on_tpu
 from jaxsci.experiment.loading import LoadedExperiment, load
-from jaxsci.experiment.logger import LOG_FILE, JsonLines, Logger, Sink, jsonable
+from jaxsci.experiment.logger import LOG_FILE, JsonLines, Logger, Sink
 from jaxsci.experiment.processes import from_first, is_first
 from jaxsci.experiment.record import RESULT_FILE, RunRecord, read_record
 from jaxsci.experiment.result import Result
-from jaxsci.experiment.run_folder import State, run_folder, started
-
-if TYPE_CHECKING:
-    import numpy as np
-
-_PACKAGES = ("jaxsci", "jax", "jaxlib", "equinox", "diffrax", "optax", "orbax-checkpoint", "numpy")
+from jaxsci.experiment.run_folder import State, run_folder
+from jaxsci.experiment.writing import identity_of, write_result
 
 
 def run_experiment(
@@ -84,13 +74,9 @@ def run_experiment(
             f"config: expected a {type(standard).__name__} of {experiment.path.name}, "
             f"got {type(config).__name__}"
         )
+    refuse_float64_on_tpu(config)
     folder = Path(out) if out is not None else Path("runs") / experiment.slug
-    identity = {
-        "slug": experiment.slug,
-        "preset": preset,
-        "seed": seed,
-        "config": jsonable(dataclasses.asdict(config)),
-    }
+    identity = identity_of(loaded, preset, seed, config)
     with _agreed_folder(folder, identity, resume) as state:
         if state == "complete":
             if not quiet:
@@ -111,38 +97,20 @@ def run_experiment(
             console=console,
             quiet=quiet or not first,
         )
-        with log, _float64(config.float64), CompileClock() as clock:
+        with log, float64_types(config.float64), CompileClock() as clock:
             result = _call(experiment, loaded.run, config, seed, log)
-            arrays, figures = _write_files(folder, result, first)
-        total = time.perf_counter() - begin
-        record = RunRecord(
-            slug=experiment.slug,
-            number=experiment.number,
-            title=experiment.title,
-            room=experiment.room,
+        return write_result(
+            loaded,
+            result,
             preset=preset,
+            config=config,
             seed=seed,
-            config=identity["config"],
-            overrides=_overrides(standard, config),
-            claims=tuple(result.claims),
-            metrics=result.metrics,
-            arrays=arrays,
-            figures=figures,
-            seconds={
-                "total": round(total, 3),
-                "compile": round(clock.seconds, 3),
-                "run": round(max(total - clock.seconds, 0.0), 3),
-            },
-            resumed=resumed,
-            device=device(),
-            versions=versions(),
-            commit=_commit(experiment.path),
-            started=started(folder),
             folder=folder,
+            begin=begin,
+            compiling=clock.seconds,
+            resumed=resumed,
+            write=first,
         )
-        if first:
-            record.write()
-    return record
 
 
 @contextlib.contextmanager
@@ -210,22 +178,6 @@ class CompileClock:
                 self._spans.append((start_time, end_time))
 
 
-@contextlib.contextmanager
-def _float64(on: bool) -> Iterator[None]:
-    """Sets JAX's flag for 64-bit types, here and in threads that load data; puts it back."""
-    import jax
-
-    # A caller may have the flag set for its own thread alone; a new thread sees the global one.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        before = pool.submit(lambda: jax.config.values["jax_enable_x64"]).result()
-    jax.config.update("jax_enable_x64", on)
-    try:
-        with jax.enable_x64(on):
-            yield
-    finally:
-        jax.config.update("jax_enable_x64", before)
-
-
 def _call(
     experiment: Experiment, run: Callable[..., Result], config: Config, seed: int, log: Logger
 ) -> Result:
@@ -242,76 +194,3 @@ def _call(
             "expected a jaxsci.experiment.Result"
         )
     return result
-
-
-def _write_files(
-    folder: Path, result: Result, write: bool
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    import numpy as np
-
-    if result.arrays and write:
-        arrays: dict[str, Any] = {name: _storable(x) for name, x in result.arrays.items()}
-        write_atomically(folder / "arrays.npz", lambda f: np.savez_compressed(f, **arrays))
-    names = []
-    for name, figure in result.figures.items():
-        names.append(f"{name}.png")
-        if not write:
-            continue
-        write_atomically(
-            folder / f"{name}.png",
-            lambda f, figure=figure: figure.savefig(f, format="png", dpi=150, bbox_inches="tight"),
-        )
-    if result.figures:
-        import matplotlib.pyplot as plt
-
-        for figure in result.figures.values():
-            plt.close(figure)
-    return tuple(result.arrays), tuple(names)
-
-
-def _storable(array: "np.ndarray") -> "np.ndarray":
-    # .npz knows NumPy's own types; bfloat16 and the 8-bit floats widen without loss.
-    foreign = array.dtype.kind == "V" and array.dtype.names is None
-    return array.astype("float32") if foreign else array
-
-
-def _overrides(standard: Config, config: Config) -> dict[str, Any]:
-    old, new = jsonable(dataclasses.asdict(standard)), jsonable(dataclasses.asdict(config))
-    return {name: value for name, value in new.items() if value != old[name]}
-
-
-def device() -> dict[str, Any]:
-    """What JAX computes on: `platform`, `kind`, `count`, and `cores` of the host."""
-    import jax
-
-    devices = jax.devices()
-    return {
-        "platform": devices[0].platform,
-        "kind": devices[0].device_kind,
-        "count": len(devices),
-        "cores": os.cpu_count(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide about the numbers."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            import jaxsci
-
-            found[package] = jaxsci.__version__ if package == "jaxsci" else "not installed"
-    return found
-
-
-def _commit(path: Path) -> str | None:
-    command = ["git", "-C", str(path.parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(
-            [*command, "--exclude", "*"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

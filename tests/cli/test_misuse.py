@@ -21,7 +21,7 @@ def mistake(capsys, *words):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "say what to do: list, run, verify, report, info; `jaxsci --help` explains"),
+        ([], "say what to do: list, run, verify, sweep, report, info; `jaxsci --help` explains"),
         (["lst"], "no command 'lst'; nearest: list"),
         (["list", "--rom", "nn"], "list: no option --rom; nearest: --room"),
         (["list", "--room", "nnn"], "--room nnn: no such room; nearest: nn"),
@@ -129,6 +129,20 @@ def test_a_tracker_that_is_not_installed(sample, capsys, monkeypatch):
 def test_a_platform_that_is_not_there(sample, capsys):
     line = mistake(capsys, "run", "mean.py", "--platform", "rocm")
     assert line.startswith("--platform rocm: not available here (")
+
+
+def test_float64_on_a_tpu(sample, capsys, monkeypatch):
+    import jax
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    words = ["mean.py", "--preset", "smoke", "--quiet", "--config.float64"]
+    refused = (
+        "--config.float64 True: TPUs have no 64-bit floats; compute with --platform cpu or gpu, "
+        "or in 32 bits with --config.float64 False"
+    )
+    assert mistake(capsys, "run", *words, "true") == refused
+    assert mistake(capsys, "sweep", *words, "False,True") == refused
+    assert main(["run", *words, "false"]) == 0
 
 
 def test_devices_come_too_late_in_a_process_that_computes(sample, capsys):

@@ -17,6 +17,9 @@ from jaxsci.cli import main
 PACKAGE = str(Path(__file__).parents[2])
 
 
+STATUSES = ["0 all", "1 a claim", "2 a mistake", "75 another process", "130 Ctrl-C", "143 SIGTERM"]
+
+
 def start(*words, **options):
     """The command in a process of its own, in the current directory."""
     return subprocess.Popen(
@@ -109,8 +112,11 @@ def test_an_import_that_fails_is_shown(sample, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--help"], ["list", "run", "verify", "report", "info", "Run an experiment"]),
-        (["run", "--help"], ["SLUG|FILE", "--preset", "--resume", "--out DIR", "--devices N"]),
+        (["--help"], ["list", "run", "verify", "sweep", "report", "info", *STATUSES]),
+        (
+            ["run", "--help"],
+            ["SLUG|FILE", "--preset", "--resume", "--out DIR", "--devices N", *STATUSES],
+        ),
         (
             ["run", "mean.py", "--help"],
             ["--config.steps INT", "Batches to draw.", "(default: 12)", "--config.draw.batch"],

@@ -310,3 +310,20 @@ def test_float64_reaches_threads_of_the_experiment(tmp_path):
     )
     record = run_experiment(path, out=tmp_path / "out", quiet=True)
     assert record.metrics["bits"] == 64
+
+
+def test_a_run_that_was_killed_while_it_marked_its_folder(sample, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / ".run.json.abc123.tmp").write_text('{"slug"')
+    assert run_experiment(sample, preset="smoke", out="results", resume=True, quiet=True).holds
+
+
+def test_float64_is_refused_on_a_tpu(sample, tmp_path, monkeypatch):
+    """Before anything is written; in 32 bits, and elsewhere, the run goes on."""
+    loaded = load(find(sample))
+    config = dataclasses.replace(loaded.preset("smoke"), float64=True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with pytest.raises(UsageError, match=r"^--config.float64 True: TPUs have no 64-bit floats"):
+        run_experiment(loaded, preset="smoke", config=config, out="results", quiet=True)
+    assert not (tmp_path / "results").exists()
+    assert run_experiment(loaded, preset="smoke", out="results", quiet=True).metrics["bits"] == 32
