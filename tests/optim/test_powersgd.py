@@ -131,6 +131,7 @@ def test_full_rank_is_exact_and_zero_gradients_do_no_harm(x64):
     update, after = on_workers(tx, grads, state)
     np.testing.assert_allclose(update, np.mean(grads, 0), atol=1e-14)
     np.testing.assert_allclose(after.error.value, 0, atol=1e-14)
+    scales = jnp.array([0.0] * 3 + [1.0] * 12)
     for mode in ("pq", "alternating"):
         tx = powersgd(2, min_compression=0.0, mode=mode)
         state = start_state(tx, grads[0], 3)
@@ -140,7 +141,6 @@ def test_full_rank_is_exact_and_zero_gradients_do_no_harm(x64):
             norm = jnp.linalg.norm(state.error.value)
             return state, (jnp.linalg.norm(update), norm)
 
-        scales = jnp.array([0.0] * 3 + [1.0] * 12)
         updates, norms = jax.jit(lambda s, b=body: jax.lax.scan(b, s, scales)[1])(state)
         np.testing.assert_array_equal(updates[:3], 0)
         # It recovers: the errors stop growing, as all directions have their turn.

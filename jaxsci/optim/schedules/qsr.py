@@ -81,9 +81,8 @@ def qsr(
     **Arguments:**
 
     - `lr_schedule`: the rate at step t (an optax schedule, or a constant).
-    - `alpha`: α, in units of the rate; between 1 and 4 of the (lr / α)-steps at the peak rate: the
-        rate at which averages become rarer. Good values are 0.2 to 1 times the peak rate times
-        h_base^½.
+    - `alpha`: α, in units of the rate: rounds are longer than `h_base` once the rate is below
+        α / h_base^½. Good values make that happen in the first half of the training.
     - `h_base`: at least so many local steps. It is the communication at the peak rate; 2 to 8.
     - `total_steps`: length of the training.
     - `power`: 2 is the rule; 1 and 3 for comparison.
@@ -117,10 +116,12 @@ def qsr(
             rate = float(lr_schedule(t) if callable(lr_schedule) else lr_schedule)  # type: ignore
             if not (rate >= 0 and math.isfinite(rate)):
                 raise ValueError(f"lr_schedule({t}) = {rate}: expected a finite number >= 0")
-            # A rate of zero wants an endless round, which ends with the training. Compared before
-            # it is rounded: the power may be too large for an integer, or for a float.
-            h = left if rate == 0 or alpha >= rate * left ** (1 / max(power, 1e-9)) else 0
-            h = h or max(h_base, math.floor((alpha / rate) ** power))
+            # Logarithms first: a rate of zero wants an endless round, which ends with the training,
+            # and the power may be too large for a float.
+            size = power * (math.log(alpha) - math.log(rate)) if rate > 0 else math.inf
+            h = left
+            if size < math.log(left) + 1:
+                h = max(h_base, math.floor((alpha / rate) ** power))
         lengths.append(min(h, left))
         t += lengths[-1]
     return SyncSchedule(tuple(lengths))
