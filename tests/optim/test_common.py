@@ -17,6 +17,7 @@ import optax
 import pytest
 
 from jaxsci import optim
+from jaxsci.autodiff import Hessian
 
 
 def averaged_adam(learning_rate, rho):
@@ -101,6 +102,27 @@ CASES = {
         dict(learning_rate=1e-4, rank=1, min_compression=0.0, axis_name=None),
         static=("rank", "iters", "error_feedback", "warm_start", "min_compression", "start_step"),
         complex=False,
+    ),
+    "tngd": Case(
+        optim.tngd,
+        dict(learning_rate=0.1, damping=1.0, time=2.0, rank=2, curvature=Hessian()),
+        3000,
+        ("rank", "refresh", "delay", "beta", "curvature"),
+        False,
+    ),
+    "tngd_euler": Case(
+        optim.tngd,
+        dict(
+            learning_rate=0.1,
+            damping=1.0,
+            time=0.05,
+            solver="euler",
+            init="gradient",
+            curvature=Hessian(),
+        ),
+        3000,
+        ("rank", "refresh", "delay", "beta", "curvature"),
+        False,
     ),
     "mfac": Case(
         optim.mfac,
