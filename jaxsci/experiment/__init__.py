@@ -65,6 +65,7 @@ from jaxsci.experiment.runner import check_seed as check_seed
 from jaxsci.experiment.runner import run_experiment as run_experiment
 from jaxsci.experiment.seeds import run_seeds as run_seeds
 from jaxsci.experiment.signals import Terminated as Terminated
+from jaxsci.experiment.signals import interruptible_together as interruptible_together
 from jaxsci.experiment.signals import terminable as terminable
 from jaxsci.experiment.signals import uninterrupted as uninterrupted
 from jaxsci.experiment.summary import print_summary as print_summary

@@ -1,6 +1,7 @@
 """Being stopped from outside: SIGTERM as an exception, and moments that no signal may cut short."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -64,6 +65,37 @@ def terminable() -> Iterator[Callable[[], None]]:
             yield handler.check
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def interruptible_together() -> Iterator[Callable[[], bool]]:
+    """In a job of several processes, Ctrl-C in one of them stops all at the same step.
+
+    While it is open, SIGINT does what SIGTERM does, on which JAX makes the processes agree; a
+    second one interrupts this process at once. In a process that is alone it does nothing.
+
+    **Returns:** (as the context's value) a function that says whether SIGINT has come here. Where
+    it has, and the block ends before the processes have stopped, `KeyboardInterrupt` is raised.
+    """
+    alone = process_count() == 1 or threading.current_thread() is not threading.main_thread()
+    if alone or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    came: list[int] = []
+
+    def handler(signum: int, frame: object) -> None:
+        came.append(signum)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

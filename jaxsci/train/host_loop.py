@@ -14,6 +14,7 @@ from jaxsci.experiment import (
     Logger,
     LostProcess,
     Terminated,
+    interruptible_together,
     process_count,
     terminable,
     uninterrupted,
@@ -146,7 +147,7 @@ class HostLoop:
         self._loop = Loop(self._step, state, self._source, self._sharding, capacity=self._most)
         self._recorded = done
         del state  # The loop overwrites its arrays.
-        with terminable() as self._check_signals:
+        with terminable() as self._check_signals, interruptible_together() as self._interrupted:
             try:
                 with self._log.progress(self._steps, "training") as self._bar:
                     self._train(done)
@@ -194,7 +195,7 @@ class HostLoop:
         self._write_due()
 
     def _stop_together(self, done: int) -> None:
-        """After SIGTERM in any process: all save at the same step, the first that is common."""
+        """After SIGTERM or SIGINT in any process: all save at the first step that is common."""
         if process_count() == 1:
             return
         from jax.experimental import multihost_utils
@@ -210,7 +211,8 @@ class HostLoop:
             self._write_due()
             self._saver.wait()
         self._say_how_to_go_on()
-        raise Terminated
+        by_hand = multihost_utils.process_allgather(np.int32(self._interrupted()))
+        raise KeyboardInterrupt if np.any(by_hand) else Terminated
 
     def _send(self, done: int) -> _Sent:
         """Starts the next dispatch."""

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,8 @@ def test_a_batch_that_eight_do_not_divide(one):
     assert "each batch (12 samples) is spread over 4 of 8 devices" in out
 
 
-def test_two_processes(one):
+def start_two(*words, **environment):
+    """Two processes of one job."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -72,10 +75,45 @@ def test_two_processes(one):
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": "2",
         "JAX_PLATFORMS": "cpu",
+        **environment,
     }
-    words = [*WORDS, "--out", "two", "--resume"]
-    said = finish(*(start(*words, JAX_PROCESS_ID=str(i), **job) for i in range(2)))
+    return [start(*words, JAX_PROCESS_ID=str(i), **job) for i in range(2)]
+
+
+def test_two_processes(one):
+    said = finish(*start_two(*WORDS, "--out", "two", "--resume"))
     assert "the loss falls" in said[0][0] and "the loss falls" not in said[1][0]
     assert result("two")["metrics"]["loss"] == pytest.approx(one, rel=1e-4)
     rows = [json.loads(line) for line in Path("two/log.jsonl").read_text().splitlines()]
     assert sum("loss" in row for row in rows) == 40
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("interrupted", [(1,), (0, 1)], ids=["one", "all"])
+def test_ctrl_c_in_two_processes(one, interrupted):
+    """To one of them or, as a terminal does, to all: both save at one step and end with 130."""
+    words = [*WORDS, "--out", "two", "--resume"]
+    processes = start_two(*words, DAWDLE="0.5")
+    folder, deadline = Path("two/line/checkpoints"), time.monotonic() + 120
+    try:
+        while not list(folder.glob("[0-9]*")):
+            assert time.monotonic() < deadline
+            assert [process.poll() for process in processes] == [None, None]
+            time.sleep(0.02)
+        for i in interrupted:
+            processes[i].send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+        assert time.monotonic() - begin < 60
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [130, 130], errors
+    for error in errors:
+        assert f"jaxsci: stopped; to go on: jaxsci {' '.join(words)}" in error
+        assert "Traceback" not in error
+    saved = max(int(path.name) for path in folder.glob("[0-9]*"))
+    log = Path("two/log.jsonl").read_text()
+    assert saved < 40 and f"interrupted; resume from the checkpoint of step {saved}" in log
+    finish(*start_two(*words))
+    assert result("two")["metrics"]["loss"] == pytest.approx(one, rel=1e-4)

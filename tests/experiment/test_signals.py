@@ -7,7 +7,13 @@ import threading
 
 import pytest
 
-from jaxsci.experiment import Logger, Terminated, terminable, uninterrupted
+from jaxsci.experiment import (
+    Logger,
+    Terminated,
+    interruptible_together,
+    terminable,
+    uninterrupted,
+)
 
 
 def test_sigterm_raises_once_and_can_be_asked_for_again():
@@ -77,3 +83,31 @@ def test_a_scope_keeps_the_runs_identity():
     log = Logger(None, identity={"slug": "x"}, quiet=True)
     assert log.scope("a").scope("b").identity == {"slug": "x"}
     assert Logger.silent().identity == {}
+
+
+def test_ctrl_c_in_one_of_several_processes_is_passed_on(monkeypatch):
+    """Once as SIGTERM, on which the processes agree; and it is not lost if they never do."""
+    monkeypatch.setattr("jaxsci.experiment.signals.process_count", lambda: 2)
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: came.append(signum))
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible_together() as interrupted:
+            assert not interrupted()
+            signal.raise_signal(signal.SIGINT)
+            assert interrupted() and came == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        steps = []
+        with pytest.raises(KeyboardInterrupt), interruptible_together():
+            signal.raise_signal(signal.SIGINT)
+            steps.append(1)
+            signal.raise_signal(signal.SIGINT)  # The second is meant at once.
+            steps.append(2)
+        assert steps == [1]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_ctrl_c_in_a_process_that_is_alone_stays_what_it_is():
+    with pytest.raises(KeyboardInterrupt), interruptible_together() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
