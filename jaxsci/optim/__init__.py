@@ -17,7 +17,7 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 - Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
   from the Newton decrement).
 - Steps that set their own size: `sania` (from the loss and its lowest value), `oasis` (from the
-  change of the gradient, with the Hessian's diagonal).
+  change of the gradient, with the Hessian's diagonal), `smb` (SGD that mends its failed steps).
 - First order: `adabound`, `diffgrad`, `adamp`, `sgdp`; `post` builds such corrections.
 - Many workers: `powersgd` and `ef_sgd` (compressed gradients), `local_updates` with `qsr` (averages
   now and then); `Workers` and `data_parallel` run them on a mesh.
@@ -97,6 +97,9 @@ from .second_order.sania import SaniaState as SaniaState
 from .second_order.sania import polyak_step as polyak_step
 from .second_order.sania import sania as sania
 from .second_order.sania import scale_by_sania as scale_by_sania
+from .second_order.smb import AutoSchedule as AutoSchedule
+from .second_order.smb import SmbState as SmbState
+from .second_order.smb import smb as smb
 from .second_order.tngd import OUSolve as OUSolve
 from .second_order.tngd import TNGDState as TNGDState
 from .second_order.tngd import ou_euler as ou_euler

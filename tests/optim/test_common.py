@@ -130,6 +130,17 @@ CASES = {
         static=("window", "storage"),
         complex=False,
     ),
+    "smb": Case(optim.smb, dict(learning_rate=0.01), 10_000, ("groups",)),
+    "smb_independent": Case(
+        optim.smb,
+        dict(
+            learning_rate=0.01,
+            independent_batch=True,
+            autoschedule=optim.AutoSchedule(window=50, lr_max=0.1),
+        ),
+        20_000,
+        ("groups", "independent_batch", "autoschedule"),
+    ),
     "oasis": Case(
         optim.oasis, dict(alpha=0.1), 3000, ("n_probes", "warm_probes", "b1", "key"), False
     ),
