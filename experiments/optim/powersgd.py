@@ -17,7 +17,7 @@ computes for all of them. On one host no gain in time can be seen, and none is c
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import equinox as eqx
 import jax
@@ -26,7 +26,7 @@ import jax.random as jr
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from matplotlib.figure import Figure
 
 from jaxsci import experiment
@@ -98,7 +98,7 @@ def network(key: PRNGKeyArray, width: int) -> eqx.nn.MLP:
     return eqx.nn.MLP(SIDE * SIDE, CLASSES, width, 2, key=key)
 
 
-def problem(config: Config, key: PRNGKeyArray) -> dict[str, PyTree]:
+def problem(config: Config, key: PRNGKeyArray) -> dict[str, Any]:
     """Data for training and testing, the order of the former, and the network at the start."""
     pattern_key, model_key, train_key, order_key, test_key = jr.split(key, 5)
     patterns = smooth_patterns(pattern_key)
@@ -120,14 +120,16 @@ def trainer(config: Config, workers: Workers, options: dict):
         logits = jax.vmap(eqx.combine(params, static))(x)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
 
-    def train(rate: Array, problem: dict[str, PyTree]):
+    def train(rate: Array, problem: dict[str, Any]):
         parallel = data_parallel(entropy, ef_sgd(rate, axis_name=workers.axis, **options), workers)
         x, y = problem["train"]
         unused = jr.key(0)
 
         def body(carry, chosen):
             params, state, value = parallel.step(*carry, (x[chosen], y[chosen]), unused)
-            missed = sum(jnp.sum(jnp.mean(e, 0) ** 2) for e in jax.tree.leaves(state[0].error))
+            missed = sum(
+                jnp.sum(jnp.mean(e, 0) ** 2) for e in jax.tree.leaves(cast(Any, state)[0].error)
+            )
             return (params, state), (value, missed)
 
         start = parallel.init(problem["params"])
@@ -146,7 +148,7 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     else:
         workers = Workers(n)
     log.say(f"{n} workers on {n if jax.device_count() >= n > 1 else 1} device(s)")
-    methods = {
+    methods: dict[str, dict[str, Any]] = {
         "SGD": dict(min_compression=float("inf")),
         "rank 1": dict(rank=1, min_compression=1.0),
         "rank 2": dict(rank=2, min_compression=1.0),

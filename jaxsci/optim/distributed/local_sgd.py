@@ -71,7 +71,7 @@ def local_updates(
 
     **Returns:** `LocalUpdates`. `run` takes a `SyncSchedule` or a constant H, and `batches` as
     `(start, n) -> (n, W · b, ...)` or as one tree of that form for all steps. It cuts a round into
-    parts of 2ᵏ steps, so that few programs are compiled.
+    parts of 2ᵏ ≤ 64 steps, so that few programs are compiled and few batches are held at once.
 
     **Raises:** `ValueError` for names that are not in the state, or a batch that W does not divide.
     """
@@ -170,7 +170,7 @@ def local_updates(
         for start, length in sync:
             done = 0
             while done < length:
-                part = 1 << ((length - done).bit_length() - 1)
+                part = 1 << min(6, (length - done).bit_length() - 1)
                 state, losses = steps(state, part_of(start + done, part), key)
                 values.append(losses)
                 done += part
