@@ -65,6 +65,10 @@ from .first_order.adamp import project_scale_invariant as project_scale_invarian
 from .first_order.adamp import sgdp as sgdp
 from .first_order.diffgrad import diffgrad as diffgrad
 from .first_order.diffgrad import scale_by_diffgrad as scale_by_diffgrad
+from .first_order.gravity import GravityState as GravityState
+from .first_order.gravity import gravity as gravity
+from .first_order.innaprop import INNApropState as INNApropState
+from .first_order.innaprop import innaprop as innaprop
 from .first_order.post import post as post
 from .schedules.qsr import SyncSchedule as SyncSchedule
 from .schedules.qsr import constant_sync as constant_sync

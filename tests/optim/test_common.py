@@ -93,6 +93,8 @@ CASES = {
         dict(learning_rate=1e-3, gamma=1e-4, eps=1e-3, kind="double"),
         static=("kind",),
     ),
+    "innaprop": Case(optim.innaprop, dict(learning_rate=1e-3, weight_decay=0.0)),
+    "gravity": Case(optim.gravity, dict(learning_rate=0.01), static=("key",)),
     "amsbound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3, amsbound=True)),
     "diffgrad": Case(optim.diffgrad, dict(learning_rate=1e-2)),
     "adamp": Case(optim.adamp, dict(learning_rate=1e-2), static=("channel_axis",), complex=False),
@@ -106,8 +108,8 @@ CASES = {
     "tngd": Case(
         optim.tngd,
         dict(learning_rate=0.1, damping=1.0, time=2.0, rank=2, curvature=Hessian()),
-        3000,
-        ("rank", "refresh", "delay", "beta", "curvature"),
+        1000,
+        ("rank", "max_steps", "refresh", "delay", "beta", "curvature"),
         False,
     ),
     "tngd_euler": Case(
@@ -118,10 +120,11 @@ CASES = {
             time=0.05,
             solver="euler",
             init="gradient",
+            refresh=1,
             curvature=Hessian(),
         ),
-        3000,
-        ("rank", "refresh", "delay", "beta", "curvature"),
+        1000,
+        ("rank", "max_steps", "refresh", "delay", "beta", "curvature"),
         False,
     ),
     "mfac": Case(

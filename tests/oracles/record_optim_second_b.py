@@ -73,5 +73,37 @@ def record_mfac(path):
     np.savez_compressed(DATA / "optim_second_b_mfac.npz", **data)
 
 
+def record_thermox():
+    """Mean and covariance at one time over 20000 exact samples."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    import thermox
+
+    rng = np.random.default_rng(2)
+    root = rng.normal(size=(4, 4))
+    A = root @ root.T / 4 + 0.3 * np.eye(4)
+    b, x0, time, beta = rng.normal(size=4), rng.normal(size=4), 0.8, 2.0
+
+    def end(key):
+        # thermox writes the drift as −A (x − b), so its b is A⁻¹ b.
+        diffusion = 2 / beta * np.eye(4)
+        rest = np.linalg.solve(A, b)
+        return thermox.sample(key, *map(jax.numpy.asarray, ([0, time], x0, A, rest, diffusion)))[-1]
+
+    samples = np.asarray(jax.lax.map(end, jax.random.split(jax.random.key(0), 20_000)))
+    np.savez_compressed(
+        DATA / "optim_second_b_thermox.npz",
+        A=A,
+        b=b,
+        x0=x0,
+        time=time,
+        beta=beta,
+        mean=samples.mean(0),
+        covariance=np.cov(samples.T),
+        versions=np.array([f"thermox {version('thermox')}"]),
+    )
+
+
 if __name__ == "__main__":
-    {"mfac": record_mfac}[sys.argv[1]](*sys.argv[2:])
+    {"mfac": record_mfac, "thermox": record_thermox}[sys.argv[1]](*sys.argv[2:])
