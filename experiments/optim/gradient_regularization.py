@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -123,12 +122,18 @@ def regularised(
     return gradient_regularisation(inner, gamma, eps, kind)
 
 
-def diagonal_network(config: Config, kind: Kind, eps, key: PRNGKeyArray):
+def equations(config: Config, key: PRNGKeyArray) -> dict[str, Array]:
+    """Random rows and a solution of norm 1 with five entries that are not zero."""
+    rows_key, sign_key = jr.split(key)
+    rows = jr.normal(rows_key, (config.equations, config.unknowns))
+    signs = jr.rademacher(sign_key, (5,), float)
+    return {"rows": rows, "truth": jnp.zeros(config.unknowns).at[:5].set(signs / jnp.sqrt(5.0))}
+
+
+def diagonal_network(config: Config, kind: Kind, eps, problem: dict[str, Array]):
     """One run: mean log α/α₀ along it, and what the limit is."""
     n, d, rate = config.equations, config.unknowns, 0.005
-    rows_key, sign_key = jr.split(key)
-    rows = jr.normal(rows_key, (n, d))
-    truth = jnp.zeros(d).at[:5].set(jr.rademacher(sign_key, (5,), float) / jnp.sqrt(5.0))
+    rows, truth = problem["rows"], problem["truth"]
     target = rows @ truth
 
     def slope(w):
@@ -210,24 +215,36 @@ def cost(config: Config, key: PRNGKeyArray) -> dict[str, tuple[float, float]]:
     return {k: (float(p.cost_analysis()["flops"]), min(times[k])) for k, p in programs.items()}
 
 
-def on_digits(config: Config, kind: Kind, key: PRNGKeyArray) -> dict[str, Float[np.ndarray, "g s"]]:
-    """Errors for each γ and seed, with a fifth of the training labels wrong."""
-    images, labels = load_digits(return_X_y=True)
-    images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
+def digits(config: Config, key: PRNGKeyArray) -> dict[str, Any]:
+    """Samples, a fifth of the training labels wrong; first weights; the order of the batches."""
+    pixels, digit = load_digits(return_X_y=True)
+    images, labels = jnp.asarray(pixels / 16, jnp.float32), jnp.asarray(digit)
+    split_key, noise_key, label_key, net_key, batch_key = jr.split(key, 5)
+    order = jr.permutation(split_key, len(labels))
+    own, validation, test = jnp.split(order, [config.train, config.train + 400])
+    y = labels[own]
+    wrong = jr.uniform(noise_key, y.shape) < 0.2
+    return {
+        "train": (
+            images[own],
+            jnp.where(wrong, (y + jr.randint(label_key, y.shape, 1, 10)) % 10, y),
+        ),
+        "validation": (images[validation], labels[validation]),
+        "test": (images[test], labels[test]),
+        "net": network(net_key, (64, 64, 10)),
+        "batches": jr.randint(batch_key, (config.updates, 50), 0, config.train),
+    }
 
-    def train(gamma, key):
-        split_key, noise_key, net_key, batch_key = jr.split(key, 4)
-        order = jr.permutation(split_key, len(labels))
-        parts = jnp.split(order, [config.train, config.train + 400])
-        x, y = images[parts[0]], labels[parts[0]]
-        wrong = jr.uniform(noise_key, y.shape) < 0.2
-        y = jnp.where(wrong, (y + jr.randint(net_key, y.shape, 1, 10)) % 10, y)
+
+def on_digits(config: Config, kind: Kind, problems: dict) -> dict[str, Float[np.ndarray, "g s"]]:
+    """Errors for γ = 0 and each γ, and each seed."""
+
+    def train(gamma, problem):
+        x, y = problem["train"]
         tx = regularised(optax.sgd(0.05, 0.9), kind, gamma, 0.1)
-        net = network(net_key, (64, 64, 10))
 
-        def body(carry, key):
+        def body(carry, pick):
             net, state = carry
-            pick = jr.randint(key, (50,), 0, config.train)
 
             def loss(net):
                 return cross_entropy(net, x[pick], y[pick])
@@ -235,31 +252,30 @@ def on_digits(config: Config, kind: Kind, key: PRNGKeyArray) -> dict[str, Float[
             updates, state = tx.update(jax.grad(loss)(net), state, net, value_fn=loss)
             return (optax.apply_updates(net, updates), state), None
 
-        keys = jr.split(batch_key, config.updates)
-        (net, _), _ = jax.lax.scan(body, (net, tx.init(net)), keys)
-        errors = [
-            jnp.mean(jnp.argmax(logits(net, images[part]), 1) != labels[part]) for part in parts[1:]
-        ]
-        return {"validation": errors[0], "test": errors[1]}
+        carry = (problem["net"], tx.init(problem["net"]))
+        (net, _), _ = jax.lax.scan(body, carry, problem["batches"])
+        return {
+            part: jnp.mean(jnp.argmax(logits(net, problem[part][0]), 1) != problem[part][1])
+            for part in ("validation", "test")
+        }
 
-    gammas = jnp.asarray((0.0, *config.gammas))
-    keys = jr.split(key, config.seeds)
-    run = jax.vmap(jax.vmap(train, (None, 0)), (0, None))
-    return jax.tree.map(np.asarray, eqx.filter_jit(run)(gammas, keys))
+    run = jax.jit(jax.vmap(jax.vmap(train, (None, 0)), (0, None)))
+    return jax.tree.map(np.asarray, run(jnp.asarray((0.0, *config.gammas)), problems))
 
 
 def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     problem_key, cost_key, digits_key = jr.split(key, 3)
     keys = jr.split(problem_key, config.problems)
+    problems = jax.jit(jax.vmap(lambda k: equations(config, k)))(keys)
     metrics: dict[str, float] = {}
     found = {}
 
     @partial(jax.jit, static_argnums=0)
-    def solve(kind, eps, keys):
-        return jax.vmap(lambda k: diagonal_network(config, kind, eps, k))(keys)
+    def solve(kind, eps, problems):
+        return jax.vmap(lambda problem: diagonal_network(config, kind, eps, problem))(problems)
 
     for name, kind, eps in VARIANTS:
-        found[name] = jax.tree.map(np.asarray, solve(kind, eps, keys))
+        found[name] = jax.tree.map(np.asarray, solve(kind, eps, problems))
         metrics[f"log_alpha_{name}"] = float(np.median(found[name]["log_alpha"]))
         metrics[f"recovery_{name}"] = float(np.median(found[name]["recovery"]))
         log.say(f"{name}: log α/α₀ {found[name]['log_alpha']}, recovery {found[name]['recovery']}")
@@ -316,7 +332,8 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     ]
 
     digits_kinds: tuple[Kind, ...] = ("forward", "backward", "double")
-    errors = {kind: on_digits(config, kind, digits_key) for kind in digits_kinds}
+    samples = jax.jit(jax.vmap(lambda k: digits(config, k)))(jr.split(digits_key, config.seeds))
+    errors = {kind: on_digits(config, kind, samples) for kind in digits_kinds}
     # γ = 0 is the plain gradient, whatever the difference.
     errors["none"] = {name: array[:1] for name, array in errors["forward"].items()}
     for kind in digits_kinds:

@@ -18,13 +18,15 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
   from the Newton decrement).
 - Steps that set their own size: `sania` (from the loss and its lowest value), `oasis` (from the
   change of the gradient, with the Hessian's diagonal), `smb` (SGD that mends its failed steps).
-- First order: `adabound`, `diffgrad`, `adamp`, `sgdp`; `post` builds such corrections.
+- First order: `adabound`, `diffgrad`, `adamp`, `sgdp`, `innaprop`, `gravity`; `post`
+  builds such corrections.
 - Many workers: `powersgd` and `ef_sgd` (compressed gradients), `local_updates` with `qsr` (averages
   now and then); `Workers` and `data_parallel` run them on a mesh.
 - Around another optimiser: `sam`, `usam`, `amp`, `gradient_regularisation`, `flooding`; all are
   rows of `perturbed`.
 - Batch sizes: `HyperScale` (all hyperparameters for another one), `progressive` (switched in a
   run). Averages: `param_ema`, read by `ema_of`.
+- In continuous time: `sgd_sde`, `rmsprop_sde`, `adam_sde`, `sam_sde` and kin for diffrax; `svag`.
 - `minimise_lazy`: lazy Newton as one program. `trajectory`: all iterates of any optimiser.
 - `on_subset`: an optimiser for a part of the weights.
 - `DenseEigh`, `Ritz`, `Diagonal`, `Cholesky`, `factorise`: factorised matrices to build on.
@@ -33,6 +35,18 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 from .averaging.ema import ParamEmaState as ParamEmaState
 from .averaging.ema import ema_of as ema_of
 from .averaging.ema import param_ema as param_ema
+from .continuous.sdes import SDE as SDE
+from .continuous.sdes import adam_sde as adam_sde
+from .continuous.sdes import dnsam_sde as dnsam_sde
+from .continuous.sdes import rmsprop_sde as rmsprop_sde
+from .continuous.sdes import saddle_radius as saddle_radius
+from .continuous.sdes import sam_sde as sam_sde
+from .continuous.sdes import sgd_sde as sgd_sde
+from .continuous.sdes import simulate as simulate
+from .continuous.sdes import usam_sde as usam_sde
+from .continuous.sdes import weak_error as weak_error
+from .continuous.svag import svag as svag
+from .continuous.svag import svag_gradient as svag_gradient
 from .distributed.local_sgd import LocalState as LocalState
 from .distributed.local_sgd import LocalUpdates as LocalUpdates
 from .distributed.local_sgd import local_updates as local_updates

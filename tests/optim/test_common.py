@@ -24,6 +24,11 @@ def averaged_adam(learning_rate, rho):
     return optax.chain(optax.adam(learning_rate), optim.param_ema(rho))
 
 
+def scaled_gravity(learning_rate, scale):
+    """Gradients below 1, as it needs them, and no random first velocity, to go downhill."""
+    return optax.chain(optax.scale(scale), optim.gravity(learning_rate, alpha=0.0))
+
+
 def sam_sgd(learning_rate, rho):
     return optim.sam(optax.sgd(learning_rate), rho)
 
@@ -94,7 +99,7 @@ CASES = {
         static=("kind",),
     ),
     "innaprop": Case(optim.innaprop, dict(learning_rate=1e-3, weight_decay=0.0)),
-    "gravity": Case(optim.gravity, dict(learning_rate=0.01), static=("key",)),
+    "gravity": Case(scaled_gravity, dict(learning_rate=0.05, scale=0.02)),
     "amsbound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3, amsbound=True)),
     "diffgrad": Case(optim.diffgrad, dict(learning_rate=1e-2)),
     "adamp": Case(optim.adamp, dict(learning_rate=1e-2), static=("channel_axis",), complex=False),
