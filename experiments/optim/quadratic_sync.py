@@ -13,8 +13,8 @@ batches for: data parallelism, a constant H, H ∝ 1/lr, the quadratic rule, and
 many messages as the quadratic rule. Compared are the messages, the trace of the Hessian at the
 end, and the distance to the true w; medians over problems of the ratio to data parallelism.
 
-**What was found.** The rule does what is claimed. A *constant* H with as few messages is at least as
-good here, though, in flatness and in error: this problem does not punish long rounds at a high
+**What was found.** The rule does what is claimed. A *constant* H with as few messages is at least
+as good here, though, in flatness and in error: this problem does not punish long rounds at a high
 rate, which is what keeps the paper's H small at first.
 
 The paper trains vision transformers on ImageNet; preset `paper` is this problem at a larger size.
@@ -237,9 +237,12 @@ def draw(
 ) -> Figure:
     """H over steps; flatness and distance over messages."""
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    colours = {name: f"C{i}" for i, name in enumerate(found)}
     for name, schedule in schedules.items():
         ends = np.cumsum((0, *schedule.lengths))
-        axes[0].stairs(schedule.lengths, ends, label=name, baseline=None)
+        axes[0].stairs(
+            schedule.lengths, ends, label=name, baseline=None, lw=1.5, color=colours[name]
+        )
     axes[0].set(xlabel="step", ylabel="local steps H", yscale="log", title="Rounds")
     axes[0].legend()
     titles = {"trace": "Sharpness: trace of the Hessian", "distance": "Error: $|w - w^*|^2$"}
@@ -253,11 +256,17 @@ def draw(
                 [[middle - low], [high - middle]],
                 fmt="o",
                 capsize=3,
+                color=colours[name],
                 label=name,
             )
         axis.axhline(1.0, color="grey", lw=0.8, ls=":")
         axis.set(
-            xscale="log", xlabel="messages", ylabel="relative to data parallelism", title=title
+            xscale="log",
+            xlim=(min(messages.values()) / 2, 2 * max(messages.values())),
+            xlabel="messages",
+            ylabel="relative to data parallelism (quartiles)",
+            title=title,
         )
+        axis.xaxis.set_minor_formatter("")
     axes[1].legend()
     return figure

@@ -74,6 +74,10 @@ from .factor import factorise as factorise
 from .first_order.adabound import AdaBoundState as AdaBoundState
 from .first_order.adabound import adabound as adabound
 from .first_order.adabound import scale_by_adabound as scale_by_adabound
+from .first_order.adafactor import b2_cap as b2_cap
+from .first_order.adafactor import paper_adafactor as paper_adafactor
+from .first_order.adafactor import relative_step as relative_step
+from .first_order.adafactor import state_bytes as state_bytes
 from .first_order.adamp import adamp as adamp
 from .first_order.adamp import project_scale_invariant as project_scale_invariant
 from .first_order.adamp import sgdp as sgdp
@@ -83,6 +87,10 @@ from .first_order.gravity import GravityState as GravityState
 from .first_order.gravity import gravity as gravity
 from .first_order.innaprop import INNApropState as INNApropState
 from .first_order.innaprop import innaprop as innaprop
+from .first_order.multiadam import MultiAdamState as MultiAdamState
+from .first_order.multiadam import grouped_value_and_grad as grouped_value_and_grad
+from .first_order.multiadam import multiadam as multiadam
+from .first_order.multiadam import scale_by_multiadam as scale_by_multiadam
 from .first_order.post import post as post
 from .schedules.qsr import SyncSchedule as SyncSchedule
 from .schedules.qsr import constant_sync as constant_sync
@@ -91,6 +99,13 @@ from .schedules.scaling import HyperScale as HyperScale
 from .schedules.scaling import Progressive as Progressive
 from .schedules.scaling import progressive as progressive
 from .schedules.scaling import scale_ema as scale_ema
+from .schedules.sgdr import Cycle as Cycle
+from .schedules.sgdr import SnapshotState as SnapshotState
+from .schedules.sgdr import cycle_ends as cycle_ends
+from .schedules.sgdr import sgdr as sgdr
+from .schedules.sgdr import sgdr_cycle as sgdr_cycle
+from .schedules.sgdr import snapshots as snapshots
+from .schedules.sgdr import snapshots_of as snapshots_of
 from .second_order.damped_newton import AICN as AICN
 from .second_order.damped_newton import Backtracking as Backtracking
 from .second_order.damped_newton import DampedNewtonState as DampedNewtonState

@@ -1,0 +1,1 @@
+"""Optimisers in continuous time: their stochastic differential equations, and SVAG."""
