@@ -18,8 +18,9 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
   from the Newton decrement).
 - Steps that set their own size: `sania` (from the loss and its lowest value), `oasis` (from the
   change of the gradient, with the Hessian's diagonal), `smb` (SGD that mends its failed steps).
-- First order: `adabound`, `diffgrad`, `adamp`, `sgdp`, `innaprop`, `gravity`; `post`
-  builds such corrections.
+- First order: `adabound`, `diffgrad`, `adamp`, `sgdp`, `innaprop`, `gravity`; `paper_adafactor`
+  (little memory), `multiadam` (several losses); `post` builds such corrections.
+- Schedules: `sgdr` (warm restarts) with `snapshots` for an ensemble.
 - Many workers: `powersgd` and `ef_sgd` (compressed gradients), `local_updates` with `qsr` (averages
   now and then); `Workers` and `data_parallel` run them on a mesh.
 - Around another optimiser: `sam`, `usam`, `amp`, `gradient_regularisation`, `flooding`; all are

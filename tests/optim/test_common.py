@@ -29,6 +29,11 @@ def scaled_gravity(learning_rate, scale):
     return optax.chain(optax.scale(scale), optim.gravity(learning_rate, alpha=0.0))
 
 
+def restarted_adam(learning_rate):
+    schedule = optim.sgdr(learning_rate, T0=1000, T_mult=2)
+    return optax.chain(optax.adam(schedule), optim.snapshots(1000, 2, k=2))
+
+
 def sam_sgd(learning_rate, rho):
     return optim.sam(optax.sgd(learning_rate), rho)
 
@@ -99,6 +104,16 @@ CASES = {
         static=("kind",),
     ),
     "innaprop": Case(optim.innaprop, dict(learning_rate=1e-3, weight_decay=0.0)),
+    "paper_adafactor": Case(
+        optim.paper_adafactor,
+        dict(cap=0.999),
+        static=("min_dim_size_to_factor", "warmup_init"),
+        complex=False,
+    ),
+    "multiadam": Case(
+        optim.multiadam, dict(learning_rate=1e-2, groups=1), static=("groups", "amsgrad")
+    ),
+    "sgdr_snapshots": Case(restarted_adam, dict(learning_rate=3e-2)),
     "gravity": Case(scaled_gravity, dict(learning_rate=0.05, scale=0.02)),
     "amsbound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3, amsbound=True)),
     "diffgrad": Case(optim.diffgrad, dict(learning_rate=1e-2)),

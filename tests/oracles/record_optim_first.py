@@ -1,4 +1,4 @@
-"""Records steps of reference implementations of INNAprop, Gravity, Adafactor, weight averages.
+"""Records AdamW, Gravity, Adafactor, warm restarts and weight averages of other libraries.
 
     python tests/oracles/record_optim_first.py
 
@@ -61,6 +61,19 @@ def average(points, rho):
     return np.array(out)
 
 
+def warm_restarts(T_mult, steps=1300):
+    """Rates of `CosineAnnealingWarmRestarts`, stepped one by one."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts
+    scheduler = schedule(optimizer, T_0=5, T_mult=T_mult, eta_min=1e-3)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return np.array(rates)
+
+
 def main():
     x0 = np.linspace(-2, 3, 6)
     w0 = np.cos(np.arange(12.0)).reshape(3, 4)
@@ -79,6 +92,7 @@ def main():
         "adafactor_torch": run(
             lambda p: torch.optim.Adafactor(p, lr=1e-2, foreach=False), w0, 30, torch.float32
         ),
+        "sgdr": np.stack([warm_restarts(T_mult) for T_mult in (1, 2, 3)]),
         "ema_points": path,
         "ema": average(path, 0.9),
         "x0": x0,
