@@ -14,7 +14,8 @@ and the expected calibration error.
 
 **Finding.** Flatness has to be compared at equal training loss. Plain training goes on to fit the
 wrong labels, and where the loss is nearly 0 so is its Hessian, flat or not: after equally many
-updates the eigenvalue of AMP (`sharpness_AMP`) may be the larger one.
+updates the eigenvalue of AMP (`sharpness_AMP`) may be the larger one. SAM and F-GR, each with its
+own strength, come within a point or so of AMP.
 
 The paper's convolutional networks on SVHN and CIFAR are not repeated here.
 """
