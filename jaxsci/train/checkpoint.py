@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 
 from jaxsci.experiment import from_first, is_first, process_count
 
+from .background import Background
 from .loop import leaf_names
 from .sharding import put, to_host
 
@@ -98,11 +99,13 @@ class Snapshot:
 class Checkpointer:
     """Writes and reads the checkpoints of one run; a context manager that owns the folder.
 
-    Writing is asynchronous and atomic: orbax writes to a temporary directory and commits it at the
-    end, so a killed process leaves only whole checkpoints. Every array's CRC-32 is stored and
-    compared on reading (orbax itself does not notice a flipped bit in a large array): a checkpoint
-    that was damaged later is reported, set aside as `<step>.damaged`, and the one before it is
-    used. One run owns the folder at a time.
+    Writing is asynchronous and atomic: a thread of its own takes the arrays from the device, sums
+    them up and has orbax write them to a temporary directory, which gets its name at the end, so a
+    killed process leaves only whole checkpoints. Numbers are not compressed: random digits do not
+    get smaller, and trying takes the processor from the training. Every array's CRC-32 is stored
+    and compared on reading (orbax itself does not notice a flipped bit in a large array): a
+    checkpoint that was damaged later is reported, set aside as `<step>.damaged`, and the one before
+    it is used. One run owns the folder at a time.
 
     **Arguments:**
 
@@ -118,6 +121,7 @@ class Checkpointer:
         self._plan = plan
         self._say = say
         self._manager: Any = None
+        self._background = Background("checkpoints")
         self._lock: int | None = None
 
     def __enter__(self) -> "Checkpointer":
@@ -137,6 +141,7 @@ class Checkpointer:
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
+            self._background.close()
             if self._manager is not None:
                 with _clear_errors(self.folder):
                     self._manager.close()
@@ -161,28 +166,28 @@ class Checkpointer:
         **Arguments:**
 
         - `step`: the number of updates made.
-        - `snapshot`: its arrays must not be donated before this returns.
+        - `snapshot`: its arrays must not be donated or overwritten before `wait` returns.
         - `values`: what `evaluate` gave at this step, if it ran.
-        """
-        import orbax.checkpoint as ocp
 
+        **Raises:** `CheckpointError` if the one before it could not be written.
+        """
         names, leaves = leaf_names(snapshot.state), _arrays(snapshot.state)
-        # A copy in the host's memory, because training goes on while it is being written.
-        stored = {f"state.{i}": to_host(leaf) for i, leaf in enumerate(leaves)}
+        signatures = [[name, *_signature(x)] for name, x in zip(names, leaves, strict=True)]
+        leaves = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+        if process_count() > 1:
+            # All take part in collecting what is spread over them; one writes.
+            leaves = [to_host(leaf) for leaf in leaves]
         if not is_first():
-            return  # All take part in collecting what is spread over them; one writes.
-        stored |= {f"series.{name}": np.array(array) for name, array in snapshot.series.items()}
+            return
+        arrays = {f"state.{i}": leaf for i, leaf in enumerate(leaves)}
+        arrays |= {f"series.{name}": np.array(array) for name, array in snapshot.series.items()}
         meta = {
             "format": FORMAT,
             "step": step,
-            "state": [[name, *_signature(leaf)] for name, leaf in zip(names, leaves, strict=True)],
+            "state": signatures,
             "identity": dict(self._plan.identity),
             "source": dict(snapshot.source),
             "iterator": _pack(snapshot.iterator),
-            "arrays": {
-                name: [list(array.shape), array.dtype.name, _crc(array)]
-                for name, array in stored.items()
-            },
         }
         score = None
         if self._plan.best is not None:
@@ -190,23 +195,42 @@ class Checkpointer:
             score = float(values[self._plan.best]) if values else np.nan
             worst = np.inf if self._plan.mode == "min" else -np.inf
             score = {"score": worst if np.isnan(score) else score}
-        # Orbax refuses arrays without elements; their shape says all there is to restore.
-        stored = {name: array for name, array in stored.items() if array.size}
+        self._background.start(lambda: self._write(step, arrays, meta, score))
+
+    def _write(
+        self,
+        step: int,
+        arrays: Mapping[str, Any],
+        meta: dict[str, Any],
+        score: dict[str, float] | None,
+    ) -> None:
+        """Takes the arrays from the device and puts everything on disk."""
         with _clear_errors(self.folder):
+            import orbax.checkpoint as ocp
+
+            stored = {name: np.asarray(array) for name, array in arrays.items()}
+            sums = {
+                name: [list(array.shape), array.dtype.name, _crc(array)]
+                for name, array in stored.items()
+            }
+            # Orbax refuses arrays without elements; their shape says all there is to restore.
+            stored = {name: array for name, array in stored.items() if array.size}
             self._open().save(
                 step,
                 args=ocp.args.Composite(
-                    arrays=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(meta)
+                    arrays=ocp.args.PyTreeSave(stored),
+                    meta=ocp.args.JsonSave({**meta, "arrays": sums}),
                 ),
                 metrics=score,
                 force=True,
             )
 
     def wait(self) -> None:
-        """Waits until everything is on disk."""
-        if self._manager is not None:
-            with _clear_errors(self.folder):
-                self._manager.wait_until_finished()
+        """Waits until everything is on disk.
+
+        **Raises:** `CheckpointError` if it could not be written.
+        """
+        self._background.wait()
 
     def restore(self, like: Snapshot) -> tuple[int, Snapshot] | None:
         """The newest sound checkpoint, or None if there is none.
@@ -270,15 +294,23 @@ class Checkpointer:
                         n=1,
                     )
                 )
+            options = _first_alone()
             self._manager = ocp.CheckpointManager(
                 self.folder,
+                item_handlers={
+                    "arrays": ocp.PyTreeCheckpointHandler(
+                        use_compression=False, multiprocessing_options=options
+                    ),
+                    "meta": ocp.JsonCheckpointHandler(multiprocessing_options=options),
+                },
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation.AnyPreservationPolicy(policies),
                     best_fn=None if self._plan.best is None else score,
                     cleanup_tmp_directories=True,
                     create=process_count() == 1,
-                    multiprocessing_options=_first_alone(),
+                    multiprocessing_options=options,
                     save_root_metadata=False,
+                    enable_async_checkpointing=False,  # This is a thread of its own already.
                 ),
             )
         return self._manager
