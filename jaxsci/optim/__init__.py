@@ -16,6 +16,9 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 
 - Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
   from the Newton decrement).
+- Known curvature: `poly_gradient`, `poly_fast_gradient` (outliers hidden by a polynomial of a
+  matrix), `krylov_gradient` (the best polynomial); `symmetric_preconditioner`,
+  `chebyshev_preconditioner` are operators.
 - Steps that set their own size: `sania` (from the loss and its lowest value), `oasis` (from the
   change of the gradient, with the Hessian's diagonal), `smb` (SGD that mends its failed steps).
 - First order: `adabound`, `diffgrad`, `adamp`, `sgdp`, `innaprop`, `gravity`; `paper_adafactor`
@@ -127,6 +130,13 @@ from .second_order.mfac import scale_by_mfac as scale_by_mfac
 from .second_order.oasis import OasisState as OasisState
 from .second_order.oasis import oasis as oasis
 from .second_order.oasis import scale_by_oasis as scale_by_oasis
+from .second_order.polynomial import PolynomialState as PolynomialState
+from .second_order.polynomial import chebyshev_preconditioner as chebyshev_preconditioner
+from .second_order.polynomial import elementary_symmetric as elementary_symmetric
+from .second_order.polynomial import krylov_gradient as krylov_gradient
+from .second_order.polynomial import poly_fast_gradient as poly_fast_gradient
+from .second_order.polynomial import poly_gradient as poly_gradient
+from .second_order.polynomial import symmetric_preconditioner as symmetric_preconditioner
 from .second_order.sania import SaniaState as SaniaState
 from .second_order.sania import polyak_step as polyak_step
 from .second_order.sania import sania as sania

@@ -61,6 +61,11 @@ class Case:
     complex: bool = True
 
 
+def fading(v):
+    """A curvature matrix for any tree: B = diag(4, 1, 1, …) in each leaf."""
+    return jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].multiply(4), v)
+
+
 CASES = {
     "lazy_newton": Case(
         optim.lazy_newton, dict(m=2, M=500.0), 3000, ("m", "rank", "batch_size"), False
@@ -163,6 +168,23 @@ CASES = {
         ),
         20_000,
         ("groups", "independent_batch", "autoschedule"),
+    ),
+    "poly_gradient": Case(
+        optim.poly_gradient,
+        dict(op=fading, tau=1, L=300.0),
+        30_000,
+        ("op", "tau", "n_probes", "key"),
+        False,
+    ),
+    "poly_fast_gradient": Case(
+        optim.poly_fast_gradient,
+        dict(op=fading, tau=1, L=1500.0),
+        5000,
+        ("op", "tau", "n_probes", "key"),
+        False,
+    ),
+    "krylov_gradient": Case(
+        optim.krylov_gradient, dict(tau=1), 100, ("op", "tau", "inner", "max_halvings"), False
     ),
     "oasis": Case(
         optim.oasis, dict(alpha=0.1), 3000, ("n_probes", "warm_probes", "b1", "key"), False
