@@ -24,6 +24,8 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 - First order: `adabound`, `diffgrad`, `adamp`, `sgdp`, `innaprop`, `gravity`; `paper_adafactor`
   (little memory), `multiadam` (several losses); `post` builds such corrections.
 - Schedules: `sgdr` (warm restarts) with `snapshots` for an ensemble.
+- From theory: `accelerated` (Nesterov for interpolation), `rmsprop_schedule`, `adam_schedule`, and
+  tests of assumptions: `strong_growth`, `estimate_affine_noise`, `estimate_generalised_smoothness`.
 - Many workers: `powersgd` and `ef_sgd` (compressed gradients), `local_updates` with `qsr` (averages
   now and then); `Workers` and `data_parallel` run them on a mesh.
 - Around another optimiser: `sam`, `usam`, `amp`, `gradient_regularisation`, `flooding`; all are
@@ -75,6 +77,8 @@ from .factor import Diagonal as Diagonal
 from .factor import Ritz as Ritz
 from .factor import cubic_step as cubic_step
 from .factor import factorise as factorise
+from .first_order.accelerated import AcceleratedState as AcceleratedState
+from .first_order.accelerated import accelerated as accelerated
 from .first_order.adabound import AdaBoundState as AdaBoundState
 from .first_order.adabound import adabound as adabound
 from .first_order.adabound import scale_by_adabound as scale_by_adabound
@@ -96,6 +100,15 @@ from .first_order.multiadam import grouped_value_and_grad as grouped_value_and_g
 from .first_order.multiadam import multiadam as multiadam
 from .first_order.multiadam import scale_by_multiadam as scale_by_multiadam
 from .first_order.post import post as post
+from .first_order.theory import GaussianLSQ as GaussianLSQ
+from .first_order.theory import RMSInsideState as RMSInsideState
+from .first_order.theory import accelerated_matrices as accelerated_matrices
+from .first_order.theory import adam_schedule as adam_schedule
+from .first_order.theory import estimate_affine_noise as estimate_affine_noise
+from .first_order.theory import estimate_generalised_smoothness as estimate_generalised_smoothness
+from .first_order.theory import rmsprop_schedule as rmsprop_schedule
+from .first_order.theory import scale_by_rms_inside as scale_by_rms_inside
+from .first_order.theory import strong_growth as strong_growth
 from .schedules.qsr import SyncSchedule as SyncSchedule
 from .schedules.qsr import constant_sync as constant_sync
 from .schedules.qsr import qsr as qsr

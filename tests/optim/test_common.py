@@ -124,6 +124,8 @@ CASES = {
     "diffgrad": Case(optim.diffgrad, dict(learning_rate=1e-2)),
     "adamp": Case(optim.adamp, dict(learning_rate=1e-2), static=("channel_axis",), complex=False),
     "sgdp": Case(optim.sgdp, dict(learning_rate=1e-3), static=("channel_axis",), complex=False),
+    "accelerated": Case(optim.accelerated, dict(eta=1e-3, mu=1.0), static=("variant",)),
+    "adam_schedule": Case(optim.adam_schedule, dict(T=30_000, c=0.3), static=("T",)),
     "ef_sgd": Case(
         optim.ef_sgd,
         dict(learning_rate=1e-4, rank=1, min_compression=0.0, axis_name=None),
