@@ -122,8 +122,8 @@ def variance_gaps(config: Config, key: PRNGKeyArray) -> tuple[list[float], list[
 def regression(config: Config, key: PRNGKeyArray) -> tuple[dict[str, Array], Array]:
     x_key, w_key, noise_key, start_key = jr.split(key, 4)
     x = jr.normal(x_key, (config.samples, config.dimension))
-    y = x @ jr.normal(w_key, (config.dimension,)) + 0.3 * jr.normal(noise_key, (config.samples,))
-    return {"x": x, "y": y}, 2 * jr.normal(start_key, (config.dimension,))
+    y = x @ jr.normal(w_key, (config.dimension,)) + 0.6 * jr.normal(noise_key, (config.samples,))
+    return {"x": x, "y": y}, jr.normal(start_key, (config.dimension,))
 
 
 def sample_loss(w: Array, sample: dict[str, Array]) -> Array:
@@ -277,10 +277,15 @@ def draw(
     axes[1].xaxis.set_minor_formatter("")
     axes[1].legend()
     for axis, (name, values) in zip(axes[2:], found.items(), strict=True):
-        for style, (kind, curve) in zip(("k-", "C1--", "C2:"), values.items(), strict=True):
-            t = config.steps / curve.shape[1] * np.arange(1, curve.shape[1] + 1)
-            axis.errorbar(t, curve[0], 3 * curve[1], fmt=style, capsize=2, label=kind)
-        axis.set(xlabel="step", title=name)
+        truth, error = values["discrete"]
+        for style, kind in zip(("C1o-", "C2s:"), ("SDE", "SDE, noise of SGD"), strict=True):
+            curve, own = values[kind]
+            t = config.steps / len(curve) * np.arange(1, len(curve) + 1)
+            bar = 200 * np.hypot(error / truth, own / curve)
+            gap = 100 * (curve / truth - 1)
+            axis.errorbar(t, gap, bar, fmt=style, ms=4, capsize=2, label=kind)
+        axis.axhline(0, color="grey", lw=0.8)
+        axis.set(xlabel="step", title=f"{name}: mean loss against the SDE's")
         axis.legend()
-    axes[2].set(ylabel="mean loss")
+    axes[2].set(ylabel="deviation in %, ± 2 standard errors")
     return figure
