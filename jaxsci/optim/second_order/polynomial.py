@@ -4,8 +4,8 @@
 
 On the eigenvector of λ_i, P_τ is σ_τ of all *other* eigenvalues: where τ eigenvalues stand out, it
 is small on just their eigenvectors, without knowing them. An outlier that exceeds the *sum* of the
-others is reduced to about that sum; in many dimensions only large gaps help. For μ B ⪯ ∇²f ⪯ L B the condition number
-(L/μ) λ₁/λ_n of a gradient method falls by the factor σ_τ(λ without λ₁)/σ_τ(λ without λ_n).
+others is reduced to about that sum; in many dimensions only large gaps help. For μB ⪯ ∇²f ⪯ LB the
+condition number (L/μ) λ₁/λ_n of a gradient method falls by σ_τ(λ without λ₁)/σ_τ(λ without λ_n).
 
     gradient   x⁺ = x − η P f'(x),  η = 1/(L λ_max(P B))
     fast       Nesterov's method in the norm of P⁻¹
