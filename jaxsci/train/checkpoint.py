@@ -141,10 +141,12 @@ class Checkpointer:
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
-            self._background.close()
-            if self._manager is not None:
-                with _clear_errors(self.folder):
-                    self._manager.close()
+            try:
+                self._background.close()
+            finally:
+                if self._manager is not None:
+                    with _clear_errors(self.folder):
+                        self._manager.close()
         except CheckpointError as failure:
             if error is None:
                 raise

@@ -98,6 +98,7 @@ def fit(
         source=data if isinstance(data, AbstractSource) else None,
         ema=ema_decay is not None,
         precision=precision,
+        sharding=_asked_for(sharding),
     )
     return train(
         step,
@@ -177,6 +178,13 @@ def train(
     with ExitStack() as stack:
         saver = None if plan is None else stack.enter_context(Checkpointer(plan, log.say))
         return run.go(own_arrays(state), saver)
+
+
+def _asked_for(sharding: Sharding | Mesh | bool | None) -> Sharding | None:
+    """The split that was asked for in so many words."""
+    if isinstance(sharding, Mesh):
+        return Sharding(sharding)
+    return sharding if isinstance(sharding, Sharding) else None
 
 
 def _gathering(loss: Loss, sharding: Sharding) -> Loss:

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -25,6 +25,8 @@ from jaxsci.experiment import process_count
 from .data.host import HostData
 from .data.sources import AbstractSource
 from .state import TrainState
+
+T = TypeVar("T")
 
 AXES = ("data", "model", "space")
 """The axes of a mesh: samples of a batch, channels of a network, points of a grid."""
@@ -145,13 +147,53 @@ class Sharding:
         **Raises:** `ValueError` if a rule's spec does not fit the array it names.
         """
 
-        def one(path, leaf):
-            if not eqx.is_array(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct):
-                return None
-            name = jax.tree_util.keystr(path).lstrip(".")
-            return NamedSharding(self.mesh, self._spec(name, leaf))
+        return self._of(tree, "")
 
-        return jax.tree_util.tree_map_with_path(one, tree)
+    def build(self, make: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """A model that is made on the devices it is split over, and never whole on one of them.
+
+            model = sharding.build(FNO, 2, 1, 1, width=256, modes=32, depth=4, key=key)
+
+        It is `make(*arguments, **options)` as one compiled program, so that a number may differ in
+        its last digit from what `make` gives by itself.
+
+        **Arguments:**
+
+        - `make`: makes the model; traceable.
+        - `arguments`, `options`: what it is called with.
+        """
+        shapes = eqx.filter_eval_shape(lambda: make(*arguments, **options))
+        dynamic, static = eqx.partition(shapes, _is_array_or_shape)
+        where = jax.tree.leaves(self._of(dynamic, "model"))
+
+        def arrays():
+            return jax.tree.leaves(eqx.filter(make(*arguments, **options), eqx.is_array))
+
+        leaves = jax.jit(arrays, out_shardings=where)()
+        return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
+
+    def init(self, make: Callable[[PyTree], T], weights: PyTree) -> T:
+        """`make(weights)`, for an optimiser's `init`: a state that is split as it is made.
+
+        **Arguments:**
+
+        - `make`: the optimiser's `init`; traceable.
+        - `weights`: the weights, which may be split already.
+        """
+        shapes = eqx.filter_eval_shape(make, weights)
+        dynamic, static = eqx.partition(shapes, _is_array_or_shape)
+        where = jax.tree.leaves(self._of(dynamic, "opt_state"))
+
+        def arrays(weights):
+            return jax.tree.leaves(eqx.filter(make(weights), eqx.is_array))
+
+        leaves = jax.jit(arrays, out_shardings=where)(weights)
+        return eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
+
+    def place_model(self, model: PyTree) -> PyTree:
+        """The model with its arrays split by rule."""
+        arrays, static = eqx.partition(model, eqx.is_array)
+        return eqx.combine(put(arrays, self._of(arrays, "model")), static)
 
     def gathered(self, model: PyTree) -> PyTree:
         """The model as the loss uses it under FSDP: every weight whole along `data`.
@@ -168,7 +210,8 @@ class Sharding:
             where = NamedSharding(self.mesh, PartitionSpec(*spec))
             return jax.lax.with_sharding_constraint(leaf, where)
 
-        return jax.tree.map(one, self.of_model(model), model, is_leaf=lambda x: x is None)
+        shardings = self._of(model, "model")
+        return jax.tree.map(one, shardings, model, is_leaf=lambda x: x is None)
 
     def of_batch(self, batch: PyTree) -> PyTree:
         """The shardings of a batch, array by array."""
@@ -200,6 +243,17 @@ class Sharding:
         shardings = self.of_model(eqx.filter(state, eqx.is_array))
         whole = jax.tree.map(lambda _: self.whole(), shardings.data)
         return eqx.tree_at(lambda s: s.data, shardings, whole, is_leaf=lambda x: x is None)
+
+    def _of(self, tree: PyTree, prefix: str) -> PyTree:
+        """The shardings of a part of the training state, where rules know it by its whole path."""
+
+        def one(path, leaf):
+            if not _is_array_or_shape(leaf):
+                return None
+            name = (prefix + jax.tree_util.keystr(path)).lstrip(".")
+            return NamedSharding(self.mesh, self._spec(name, leaf))
+
+        return jax.tree_util.tree_map_with_path(one, tree)
 
     def _spec(self, name: str, leaf: Any) -> PartitionSpec:
         for pattern, spec in self.rules:
@@ -236,10 +290,16 @@ class Sharding:
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
 
+def _is_array_or_shape(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
 def put(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Arrays that are equal in all processes, spread as told."""
+    """Arrays that are equal in all processes, spread as told; those that are so already stay."""
 
     def one(leaf, sharding):
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
         if process_count() > 1 and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             values = np.asarray(leaf)
             return jax.make_array_from_callback(values.shape, sharding, lambda i: values[i])

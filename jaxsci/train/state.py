@@ -1,6 +1,6 @@
 """What a training run is at one moment: one immutable pytree."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -10,6 +10,9 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .data.sources import AbstractSource
 from .precision import Precision
+
+if TYPE_CHECKING:
+    from .sharding import Sharding
 
 
 def weights_of(model: PyTree) -> PyTree:
@@ -70,6 +73,7 @@ def init_state(
     source: AbstractSource | None = None,
     ema: bool = False,
     precision: Precision | None = None,
+    sharding: "Sharding | None" = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -81,6 +85,8 @@ def init_state(
     - `source`: the pure data source whose state travels in the training state.
     - `ema`: whether an average of the weights is kept.
     - `precision`: its `params` format is that of the weights.
+    - `sharding`: the model's arrays are split by its rules first, and the optimiser's state is made
+        in parts, so that no device ever has all of it.
 
     **Returns:** a `TrainState` at step 0.
 
@@ -96,10 +102,16 @@ def init_state(
     if precision is not None:
         model = precision.cast_params(model)
     key_data, key_steps = jax.random.split(key)
-    weights = weights_of(own_arrays(model))
+    if sharding is None:
+        weights = weights_of(own_arrays(model))
+        opt_state = optimizer.init(weights)
+    else:
+        model = sharding.place_model(model)
+        weights = weights_of(model)
+        opt_state = sharding.init(optimizer.init, weights)
     state = TrainState(
         model=model,
-        opt_state=optimizer.init(weights),
+        opt_state=opt_state,
         step=jnp.zeros((), jnp.int32),
         key=key_steps,
         ema=weights if ema else None,

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from jaxsci.experiment import JsonLines, Logger, is_first, join_processes, process_count
-from jaxsci.train import ArraySource, fit
+from jaxsci.train import ArraySource, Sharding, fit, make_mesh
 
 BATCH, ROWS = 8, 64
 
@@ -52,6 +53,13 @@ def loss(weights, batch, key):
     return jnp.mean((jnp.tanh(x @ weights["in"]) @ weights["out"] - y) ** 2)
 
 
+def whole(array):
+    """Its values, where it is split over the processes too."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 def main(folder, kind, steps):
     join_processes()
     rng = np.random.default_rng(1)
@@ -77,6 +85,7 @@ def main(folder, kind, steps):
         evaluate=evaluate,
         evaluate_every=5,
         log_every=1,
+        sharding=Sharding(make_mesh(), fsdp=True, min_size=0) if kind == "fsdp" else None,
         log=Logger(folder, resume=True, sinks=sinks, quiet=not is_first()),
     )
     name = f"result-{jax.process_index()}-of-{process_count()}.json"
@@ -85,7 +94,7 @@ def main(folder, kind, steps):
             {
                 "loss": result.history["loss"].tolist(),
                 "norm": result.evaluations["norm"].tolist(),
-                "weights": np.asarray(result.model["out"]).tolist(),
+                "weights": whole(result.model["out"]).tolist(),
             }
         )
     )

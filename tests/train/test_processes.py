@@ -97,6 +97,14 @@ def test_four_processes_with_data_on_the_device(tmp_path):
     assert_same(four[0], one)
 
 
+def test_weights_that_are_split_over_two_processes(tmp_path):
+    """The optimiser's state is made in parts; saved by two, resumed by one."""
+    one = train(tmp_path / "one", 1, 20, "device")[0]
+    two = train(tmp_path / "two", 2, 10, "fsdp")
+    assert two[0] == two[1]
+    assert_same(train(tmp_path / "two", 1, 20, "device")[0], one)
+
+
 def wait_for_checkpoint(folder, processes, beyond=0):
     deadline = time.monotonic() + 120
     while not [step for step in checkpoints(folder) if step > beyond]:

@@ -155,3 +155,24 @@ def test_fit_refuses_other_shardings(key):
             key=key,
             sharding="data",
         )
+
+
+def test_a_run_begins_in_parts():
+    """The optimiser's state is never whole on a device; the numbers are those of one device."""
+    done = subprocess.run(
+        [sys.executable, PROGRAM.with_name("sharded_start.py")],
+        env=os.environ | {"PYTHONPATH": str(PROGRAM.parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name in ("same numbers", "optimiser's init is traced", "where it belongs"):
+        assert found[name], name
+    # The one weight with 1024 entries or more: itself, two moments of Adam, the average.
+    assert found["split"] == 4
+    # A rule names a weight by its path in the training state, for a model that is built as well.
+    assert found["rule"] == "P(None, 'data')" and found["part"] == [64, 8]
+    # One program instead of many: the last digit of numbers around 0.1.
+    assert found["built"] < 1e-7 and found["prediction"] < 1e-6
