@@ -15,7 +15,9 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 `loss_grads`.
 
 - Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
-  from the Newton decrement).
+  from the Newton decrement), `mfac` (the inverse Fisher matrix of a window of gradients;
+  `obs_prune` removes weights by it), `tngd` (the natural gradient at the end of a process).
+- `ScaledTrustRegion`: nonlinear systems with bounds, for `optimistix.root_find`.
 - Known curvature: `poly_gradient`, `poly_fast_gradient` (outliers hidden by a polynomial of a
   matrix), `krylov_gradient` (the best polynomial); `symmetric_preconditioner`,
   `chebyshev_preconditioner` are operators.
@@ -163,6 +165,14 @@ from .second_order.tngd import ou_euler as ou_euler
 from .second_order.tngd import ou_exact as ou_exact
 from .second_order.tngd import scale_by_tngd as scale_by_tngd
 from .second_order.tngd import tngd as tngd
+from .second_order.trust_region import CL as CL
+from .second_order.trust_region import HMZ as HMZ
+from .second_order.trust_region import HUU as HUU
+from .second_order.trust_region import KK as KK
+from .second_order.trust_region import AbstractScaling as AbstractScaling
+from .second_order.trust_region import Mix as Mix
+from .second_order.trust_region import ScaledTrustRegion as ScaledTrustRegion
+from .second_order.trust_region import strictly_inside as strictly_inside
 from .subset import on_subset as on_subset
 from .wrappers.perturbed import AbstractPerturbation as AbstractPerturbation
 from .wrappers.perturbed import Ascent as Ascent
