@@ -63,12 +63,12 @@ def test_units_do_not_matter_and_eps_spoils_that(x64, precond):
     scales = jnp.array([1e-4, 1e-2, 1.0, 1e3, 1e6])
 
     def apart(**options):
-        tx = sania(precond=precond, **options)
+        tx = sania(precond=precond, floor="add", **options)
         plain = run(tx)
         scaled = run(tx, lambda z: logistic(scales * z), X0 / scales)
         return np.max(np.abs(np.asarray(scaled * scales) / np.asarray(plain) - 1))
 
-    assert apart() < 1e-9  # rounding, amplified by 40 steps
+    assert apart(eps="zero-safe") < 1e-9  # rounding, amplified by 40 steps
     assert apart(eps=1e-8) > 1e-2
 
 
@@ -124,11 +124,25 @@ def test_hutchinson_by_hand(x64):
 def test_no_gradient_no_step():
     """A weight that never had a gradient stays; so does everything at a stationary point."""
     for precond in ("adam-sqr", "adam", "adagrad-sqr", "identity"):
-        points = run(sania(precond=precond), lambda x: x[0] ** 2, np.ones(2, np.float32), 3)
+        tx = sania(precond=precond, eps="zero-safe")
+        points = run(tx, lambda x: x[0] ** 2, np.ones(2, np.float32), 3)
         assert np.all(points[:, 1] == 1)
         assert np.all(np.isfinite(points)) and np.all(points[:, 0] < 1)
-        still = run(sania(precond=precond), lambda x: 1.0 + 0 * x[0], np.ones(2, np.float32), 2)
+        still = run(tx, lambda x: 1.0 + 0 * x[0], np.ones(2, np.float32), 2)
         assert np.all(still == 1)
+
+
+def test_the_default_is_safe_where_gradients_are_tiny():
+    """Two weights, one with hardly any influence: 1/g would send it far away."""
+
+    def f(x):
+        return (x[0] - 1) ** 2 + 1e-3 * (jnp.cos(x[1]) - 1) ** 2
+
+    start = np.array([0.0, 1.0], np.float32)
+    far = run(sania(eps="zero-safe"), f, start)
+    near = run(sania(), f, start)
+    assert np.max(np.abs(far)) > 10 and np.max(np.abs(near)) < 2
+    assert f(near[-1]) < 2e-3
 
 
 def test_polyak_step():

@@ -8,9 +8,9 @@
     adam-sqr      B = diag (EMA of g²)         hutchinson   B = diag |EMA of z ⊙ H z|
     newton        B = |H|
 
-Without a root (`-sqr`, `newton`) the method does not see the units of the variables: after a
-rescaling x = V z it makes the same steps, whatever the diagonal V (`newton`: any V). With a linear
-constraint, f + gᵀ(y − x) ≤ f*, α is υ/2: the stochastic Polyak step (`rule="sps"`).
+Without a root (`-sqr` with `eps="zero-safe"`, `newton`) the units of the variables do not matter:
+after a rescaling x = V z it makes the same steps, whatever the diagonal V (`newton`: any V). With a
+linear constraint, f + gᵀ(y − x) ≤ f*, α is υ/2: the stochastic Polyak step (`rule="sps"`).
 (Abdukhakimov et al., arXiv:2312.17369.)
 """
 
@@ -77,8 +77,8 @@ def scale_by_sania(
     precond: Preconditioner = "adam-sqr",
     *,
     f_star: float | optax.Schedule = 0.0,
-    eps: float | Literal["zero-safe"] = "zero-safe",
-    floor: Literal["add", "max"] = "add",
+    eps: float | Literal["zero-safe"] = 0.1,
+    floor: Literal["add", "max"] = "max",
     b2: float = 0.999,
     rule: Literal["sania", "sps"] = "sania",
     key: PRNGKeyArray | None = None,
@@ -163,8 +163,8 @@ def sania(
     precond: Preconditioner = "adam-sqr",
     *,
     f_star: float | optax.Schedule = 0.0,
-    eps: float | Literal["zero-safe"] = "zero-safe",
-    floor: Literal["add", "max"] = "add",
+    eps: float | Literal["zero-safe"] = 0.1,
+    floor: Literal["add", "max"] = "max",
     b2: float = 0.999,
     rule: Literal["sania", "sps"] = "sania",
     key: PRNGKeyArray | None = None,
@@ -179,14 +179,15 @@ def sania(
     **Arguments:**
 
     - `learning_rate`: factor of the step; 1 is the method.
-    - `precond`: the matrix B; `"adam-sqr"` is the one to try first.
+    - `precond`: the matrix B; `"adam-sqr"` is the one to try first; `"newton"` for convex losses.
     - `f_star`: the lowest value of the loss, or a function of the step number.
-    - `eps`: `"zero-safe"`: weights that have had no gradient do not move, all others exactly as
-        the formula says. A number: see `floor`. Any number breaks the invariance to scale, for
-        squared gradients of its size or below.
-    - `floor`: `"add"` adds `eps` to the diagonal of B (to the root, where B has one); `"max"`
-        replaces smaller sums of squares by it, before a root is taken (the authors' package, with
-        `eps` = 0.1).
+    - `eps`, `floor`: what keeps B away from zero. `"max"` replaces smaller sums or averages of
+        squares by `eps`, before a root is taken; `"add"` adds `eps` to the diagonal of B (to the
+        root, where B has one). 0.1 and `"max"` are the choice of the authors' package, and safe for
+        networks. With `eps="zero-safe"` there is no such scale: weights that have had no gradient
+        do not move, all others exactly as the formula says. Only that is invariant to the units;
+        it suits (generalised) linear models, while a network, where some gradients are tiny but
+        not zero, is thrown far away by it.
     - `b2`: memory of the averages, with a correction for their start.
     - `rule`: `"sania"`, or `"sps"` for α = (f − f*)/(gᵀ B⁻¹ g).
     - `key`: for the probes of `"hutchinson"`; step t uses `fold_in(key, t)`.
