@@ -72,7 +72,7 @@ class Config(experiment.Config):
 
 PRESETS = {
     "smoke": Config(
-        dimension=1000, windows=(4, 8), width=8, batch=16, steps=5, seeds=1, rates=1,
+        dimension=1000, windows=(8,), width=8, batch=16, steps=5, seeds=1, rates=1,
         sparsities=(0.5,), gradients=16, rounds=1,
     ),
     "quick": Config(),
@@ -102,35 +102,52 @@ def accuracy(model, images, labels):
     return jnp.mean(jnp.argmax(jax.vmap(model)(images), 1) == labels)
 
 
-def train(config: Config, make, rate, key: PRNGKeyArray):
+def starts(config: Config, keys: PRNGKeyArray):
+    """Data, weights and a key for each seed, stacked; and the network without its weights."""
+
+    def one(key: PRNGKeyArray):
+        split_key, model_key, batch_key = jr.split(key, 3)
+        model = eqx.nn.MLP(64, 10, config.width, 2, key=model_key)
+        data, test = digits(split_key)
+        return {
+            "data": data,
+            "test": test,
+            "params": eqx.filter(model, eqx.is_inexact_array),
+            "key": batch_key,
+        }
+
+    static = eqx.filter(
+        eqx.nn.MLP(64, 10, config.width, 2, key=keys[0]), eqx.is_inexact_array, True
+    )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, keys)), static
+
+
+def train(config: Config, make, static, rate, start):
     """Loss over all training data every 10 steps, and the weights, for one rate and seed."""
-    split_key, model_key, batch_key = jr.split(key, 3)
-    (images, labels), _ = digits(split_key)
-    model = eqx.nn.MLP(64, 10, config.width, 2, key=model_key)
-    params, static = eqx.partition(model, eqx.is_inexact_array)
+    images, labels = start["data"]
     tx = make(optax.cosine_decay_schedule(rate, config.steps))
 
     def loss(params, images, labels):
         return cross_entropy(eqx.combine(params, static), images, labels)
 
-    def body(carry, key):
+    def body(carry, chosen):
         params, state = carry
-        chosen = jr.randint(key, (config.batch,), 0, TRAINING)
         grads = jax.grad(loss)(params, images[chosen], labels[chosen])
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    def ten(carry, keys):
-        carry, _ = jax.lax.scan(body, carry, keys)
+    def ten(carry, chosen):
+        carry, _ = jax.lax.scan(body, carry, chosen)
         return carry, loss(carry[0], images, labels)
 
     per = min(10, config.steps)
-    keys = jr.split(batch_key, (config.steps // per, per))
-    (params, _), losses = jax.lax.scan(ten, (params, tx.init(params)), keys)
+    chosen = jr.randint(start["key"], (config.steps // per, per, config.batch), 0, TRAINING)
+    params = start["params"]
+    (params, _), losses = jax.lax.scan(ten, (params, tx.init(params)), chosen)
     return losses, params
 
 
-def compare(config: Config, keys: PRNGKeyArray, log: Logger):
+def compare(config: Config, begin, static, log: Logger):
     """Loss curves by optimiser at its best rate, that rate, and SGD's networks."""
     ladder = 2 ** (jnp.arange(config.rates) - (config.rates - 1) / 2)
     methods = {
@@ -142,10 +159,10 @@ def compare(config: Config, keys: PRNGKeyArray, log: Logger):
     curves, best, networks = {}, {}, None
     for name, (make, centre) in methods.items():
         both = jax.vmap(
-            jax.vmap(lambda rate, key, make=make: train(config, make, rate, key), (None, 0)),
+            jax.vmap(lambda r, start, make=make: train(config, make, static, r, start), (None, 0)),
             (0, None),
         )
-        losses, params = jax.jit(both)(centre * ladder, keys)
+        losses, params = jax.jit(both)(centre * ladder, begin)
         final = jnp.median(jnp.where(jnp.isfinite(losses[..., -1]), losses[..., -1], jnp.inf), 1)
         index = int(jnp.argmin(final))
         curves[name], best[name] = np.asarray(losses[index]), float(centre * ladder[index])
@@ -155,11 +172,9 @@ def compare(config: Config, keys: PRNGKeyArray, log: Logger):
     return curves, best, networks
 
 
-def prune(config: Config, params, key: PRNGKeyArray):
+def prune(config: Config, static, params, data, test):
     """Test accuracies: of the network, and by sparsity after M-FAC and after magnitude pruning."""
-    (images, labels), test = digits(jr.split(key, 3)[0])
-    template = eqx.nn.MLP(64, 10, config.width, 2, key=key)
-    static = eqx.partition(template, eqx.is_inexact_array)[1]
+    images, labels = data
     n = config.gradients
 
     def loss(params, image, label):
@@ -202,11 +217,12 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     log.say(f"update: {1e6 * small:.0f} µs for {config.dimension} weights, {large / small:.1f} × "
             "as long for ten times as many")  # fmt: skip
 
-    curves, rates, networks = compare(config, keys[1:], log)
+    begin, static = starts(config, keys[1:])
+    curves, rates, networks = compare(config, begin, static, log)
     losses = {name: float(np.median(curve[:, -1])) for name, curve in curves.items()}
-    one = jax.jit(lambda params, key: prune(config, params, key))
+    one = jax.jit(lambda params, start: prune(config, static, params, start["data"], start["test"]))
     found = [
-        one(jax.tree.map(lambda leaf, i=i: leaf[i], networks), keys[1 + i])
+        one(*jax.tree.map(lambda leaf, i=i: leaf[i], (networks, begin)))
         for i in range(config.seeds)
     ]
     dense, by_fisher, by_size = (jnp.stack(part) for part in zip(*found, strict=True))

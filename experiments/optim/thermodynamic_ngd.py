@@ -68,10 +68,14 @@ class Config(experiment.Config):
     """at most so many iterations of conjugate gradients"""
     seeds: Annotated[int, Between(1, 32)] = 3
     """trainings side by side"""
+    context: bool = True
+    """also train with Adam and with the hybrid"""
 
 
 PRESETS = {
-    "smoke": Config(times=(0.0, 10.0), width=4, batch=16, steps=3, seeds=1, rank=5, iterations=10),
+    "smoke": Config(
+        times=(0.0, 10.0), width=4, batch=16, steps=3, seeds=1, rank=5, iterations=10, context=False
+    ),
     "quick": Config(),
     "full": Config(width=32, steps=300, seeds=5, rank=40, iterations=150),
     "paper": Config(width=256, steps=2000, seeds=5, rank=100, iterations=500),
@@ -132,12 +136,24 @@ def natural_gradient(config: Config) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def train(config: Config, tx, key: PRNGKeyArray):
+def starts(config: Config, keys: PRNGKeyArray):
+    """Data, weights and a key for each seed, stacked; and the network without its weights."""
+
+    def network(key: PRNGKeyArray):
+        return eqx.nn.MLP(64, 10, config.width, 1, activation=jnp.tanh, key=key)
+
+    def one(key: PRNGKeyArray):
+        data_key, model_key, batch_key = jr.split(key, 3)
+        params = eqx.filter(network(model_key), eqx.is_inexact_array)
+        return {"data": digits(data_key), "params": params, "key": batch_key}
+
+    static = eqx.filter(network(keys[0]), eqx.is_inexact_array, inverse=True)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, keys)), static
+
+
+def train(config: Config, tx, static, start):
     """The loss over all training data, 20 times in a training."""
-    data_key, model_key, batch_key = jr.split(key, 3)
-    images, labels = digits(data_key)
-    model = eqx.nn.MLP(64, 10, config.width, 1, activation=jnp.tanh, key=model_key)
-    params, static = eqx.partition(model, eqx.is_inexact_array)
+    images, labels = start["data"]
     tx = optax.with_extra_args_support(tx)
 
     def logits(params, images):
@@ -146,9 +162,8 @@ def train(config: Config, tx, key: PRNGKeyArray):
     def loss(outputs, labels):
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
 
-    def body(carry, key):
+    def body(carry, chosen):
         params, state = carry
-        chosen = jr.randint(key, (config.batch,), 0, TRAINING)
         grads = jax.grad(lambda p: loss(logits(p, images[chosen]), labels[chosen]))(params)
         updates, state = tx.update(
             grads,
@@ -159,24 +174,27 @@ def train(config: Config, tx, key: PRNGKeyArray):
         )
         return (optax.apply_updates(params, updates), state), None
 
-    def several(carry, keys):
-        carry, _ = jax.lax.scan(body, carry, keys)
+    def several(carry, chosen):
+        carry, _ = jax.lax.scan(body, carry, chosen)
         return carry, loss(logits(carry[0], images), labels)
 
     per = max(1, config.steps // 20)
-    keys = jr.split(batch_key, (config.steps // per, per))
-    return jax.lax.scan(several, (params, tx.init(params)), keys)[1]
+    chosen = jr.randint(start["key"], (config.steps // per, per, config.batch), 0, TRAINING)
+    params = start["params"]
+    return jax.lax.scan(several, (params, tx.init(params)), chosen)[1]
 
 
 def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     direction_key, *seeds = jr.split(key, config.seeds + 1)
-    seeds = jnp.stack(seeds)
+    begin, static = starts(config, jnp.stack(seeds))
     times, cosines, error, (stable, unstable) = one_direction(config, direction_key)
     log.say(f"cosines with the gradient and the natural gradient: {cosines[0]} to {cosines[-1]}")
 
     def curves(make, values):
-        both = jax.vmap(jax.vmap(lambda v, k: train(config, make(v), k), (None, 0)), (0, None))
-        return np.asarray(jax.jit(both)(jnp.asarray(values), seeds))
+        both = jax.vmap(
+            jax.vmap(lambda v, start: train(config, make(v), static, start), (None, 0)), (0, None)
+        )
+        return np.asarray(jax.jit(both)(jnp.asarray(values), begin))
 
     def optimizer(time):
         return tngd(config.rate, config.damping, time, rank=config.rank, init="gradient")
@@ -188,9 +206,11 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     tngd_curves = curves(optimizer, config.times)
     natural = curves(lambda _: natural_gradient(config), [0.0])[0]
     rates = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    adam, mixed = curves(optax.adam, rates), curves(hybrid, rates)
-    adam = adam[int(np.argmin(np.median(adam[..., -1], 1)))]
-    mixed = mixed[int(np.argmin(np.median(mixed[..., -1], 1)))]
+    others = {"Adam": optax.adam, "t = 100, then Adam": hybrid} if config.context else {}
+    best = {}
+    for name, make in others.items():
+        found = curves(make, rates)
+        best[name] = found[int(np.argmin(np.median(found[..., -1], 1)))]
     finals = [float(np.median(curve[:, -1])) for curve in tngd_curves]
     exact = float(np.median(natural[:, -1]))
     log.say(f"losses at times {config.times}: {finals}; natural gradient: {exact}")
@@ -232,12 +252,12 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     metrics = {f"loss_t{time:g}": loss for time, loss in zip(config.times, finals, strict=True)}
     metrics |= {
         "loss_natural_gradient": exact,
-        "loss_adam": float(np.median(adam[:, -1])),
-        "loss_tngd_adam": float(np.median(mixed[:, -1])),
         "products_per_step": config.rank + 1,
     }
+    losses = zip(("loss_adam", "loss_tngd_adam"), best.values(), strict=False)
+    metrics |= {name: float(np.median(curve[:, -1])) for name, curve in losses}
     lines = {f"t = {t:g}": c for t, c in zip(config.times, tngd_curves, strict=True)}
-    lines |= {"natural gradient (CG)": natural, "Adam": adam, "t = 100, then Adam": mixed}
+    lines |= {"natural gradient (CG)": natural, **best}
     return Result(claims, metrics, {}, {"times": draw(config, times, cosines, lines)})
 
 
