@@ -16,8 +16,9 @@ if the largest |F| falls to 1e-8 within the iterations allowed.
 **What was found.** The claim does not reproduce with these systems. The scalings differ on one of
 them only, Bullard and Biegler's. There the mixture solves the same starts as CL, HUU and KK; HMZ,
 which is slower, solves more or fewer of them depending on the starts, and more if it is given
-more iterations. Elsewhere all iterate about equally often. So whether the first and the last claim
-hold changes with the seed. (The paper's weights were not known here; the mean is meant.)
+more iterations. Elsewhere the others and the mixture iterate about equally often, HMZ more. So
+whether the first and the last claim hold changes with the seed. (The paper's weights were not known
+here; the mean is meant.)
 """
 
 from collections.abc import Callable

@@ -1,13 +1,11 @@
-"""Records the authors' own M-FAC and PSGD code, and exact Ornstein-Uhlenbeck samples of thermox.
+"""Records the authors' own M-FAC code, and exact Ornstein-Uhlenbeck samples of thermox.
 
     python tests/oracles/record_optim_second_b.py mfac PATH/TO/optim.py
-    python tests/oracles/record_optim_second_b.py psgd PATH/TO/preconditioned_stochastic_...py
     python tests/oracles/record_optim_second_b.py thermox
 
-The first two need torch and a file of the repositories IST-DASLab/M-FAC (commit 8116367) and
-lixilinx/psgd_torch (commit a5da867), the third needs thermox 0.0.6. float64; writes
-data/optim_second_b_*.npz. The gradients are written out in NumPy here and in the tests, so that
-both sides see the same ones.
+The first needs torch and a file of the repository IST-DASLab/M-FAC (commit 8116367), the second
+needs thermox 0.0.6. float64; writes data/optim_second_b_*.npz. The gradients are written out in
+NumPy here and in JAX in the tests, so that both sides see the same ones.
 """
 
 import importlib.util
