@@ -5,11 +5,12 @@ Loshchilov, Hutter, arXiv:1608.03983 (ICLR 2017).
 **Claim.** A cosine rate with warm restarts has a good model at every restart, without knowing in
 advance how long the training will be, and the last models before restarts make a free ensemble.
 
-**What is compared with what.** SGD with Nesterov momentum 0.9 on handwritten digits;
-the test error at the ends of SGDR's cycles (5, 15, 35, 75 epochs for T₀ = 5, T_mult = 2), against a constant rate and against a rate that falls by five at 30, 60 and 80 % of *the whole*
-budget, both stopped at the same epochs. Every method has the same rates and takes the one with the
-smallest validation error in the mean over these epochs. Means over seeds. Then the mean softmax of
-the last three snapshots against the last one alone.
+**What is compared with what.** SGD with Nesterov momentum 0.9 on handwritten digits; the
+test error at the ends of SGDR's cycles (5, 15, 35, 75 epochs for T₀ = 5, T_mult = 2), against a
+constant rate and against a rate that falls by five at 30, 60 and 80 % of *the whole* budget, both
+stopped at the same epochs. Every method has the same rates and takes the one with the smallest
+validation error in the mean over these epochs. Means over seeds. Then the mean softmax of the last
+three snapshots against the last one alone.
 
 The paper's wide residual networks on CIFAR are not repeated here.
 """
@@ -202,5 +203,6 @@ def draw(config: Config, per_epoch: int, epochs, chosen, single, ensemble) -> Fi
     )
     axes[1].set(xscale="log", xlabel="epochs", ylabel="test error in %", title="Digits")
     axes[1].set_xticks(epochs, [str(epoch) for epoch in epochs])
+    axes[1].minorticks_off()
     axes[1].legend()
     return figure
