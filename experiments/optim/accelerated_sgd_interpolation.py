@@ -251,7 +251,8 @@ def draw(
     axes[0].set(
         ylabel="rate / predicted rate", title="Gaussian least squares, exactly (< 0: diverges)"
     )
-    axes[0].legend()
+    axes[0].set_ylim(top=1.4 * axes[0].get_ylim()[1])
+    axes[0].legend(ncols=3, loc="upper left")
     for name, found in curves.items():
         steps = config.steps / found.shape[1] * np.arange(1, found.shape[1] + 1)
         low, middle, high = np.quantile(np.asarray(found), (0.25, 0.5, 0.75), 0)

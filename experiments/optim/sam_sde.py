@@ -59,12 +59,16 @@ class Config(experiment.Config):
     """their learning rate"""
     rho: Annotated[float, Above(0)] = 0.1
     """ρ of USAM"""
+    methods: tuple[str, ...] = ("USAM", "DNSAM", "SAM")
+    """the methods whose curves are compared"""
     rho_normalised: Annotated[float, Above(0)] = 0.2
     """ρ of DNSAM and SAM"""
 
 
 PRESETS = {
-    "smoke": Config(radii=5, saddle_steps=200, variance_paths=100, paths=20, steps=16),
+    "smoke": Config(
+        radii=5, saddle_steps=200, variance_paths=100, paths=20, steps=16, methods=("SAM",)
+    ),
     "quick": Config(),
     "full": Config(variance_paths=200_000, paths=20_000, steps=480, rate=0.005),
     "paper": Config(
@@ -146,7 +150,8 @@ def curves(config: Config, key: PRNGKeyArray) -> dict[str, dict[str, Array]]:
         "SAM": (sam(optax.sgd(eta), small), sam_sde, small),
     }
     found = {}
-    for i, (name, (tx, make, rho)) in enumerate(methods.items()):
+    for i, name in enumerate(config.methods):
+        tx, make, rho = methods[name]
 
         def path(key, tx=tx):
             def body(carry, key):
@@ -231,15 +236,19 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
                 "largest relative deviation of the mean loss",
             )
         )
-        claims.append(
-            Claim(
-                f"{name}: without the Hessian in the noise the SDE is further off",
-                deviation[name, "SDE, noise of SGD"],
-                ">",
-                deviation[name, "SDE"],
-                "target: the deviation of the SDE",
-            )
+    with_hessian, without = (
+        sum(deviation[name, kind] for name in found) / len(found)
+        for kind in ("SDE", "SDE, noise of SGD")
+    )
+    claims.append(
+        Claim(
+            "without the Hessian in the noise the SDEs are further off",
+            without,
+            ">",
+            with_hessian,
+            "largest relative deviation, mean of the three methods; target: that of the SDEs",
         )
+    )
     metrics = {"trap_radius": limit}
     metrics |= {f"variance_gap_{i}": gap for i, gap in enumerate(simulated)}
     for (name, kind), value in deviation.items():
@@ -276,7 +285,7 @@ def draw(
     axes[1].set_xticks(etas, etas)
     axes[1].xaxis.set_minor_formatter("")
     axes[1].legend()
-    for axis, (name, values) in zip(axes[2:], found.items(), strict=True):
+    for axis, (name, values) in zip(axes[2:], found.items(), strict=False):
         truth, error = values["discrete"]
         for style, kind in zip(("C1o-", "C2s:"), ("SDE", "SDE, noise of SGD"), strict=True):
             curve, own = values[kind]
@@ -285,7 +294,7 @@ def draw(
             gap = 100 * (curve / truth - 1)
             axis.errorbar(t, gap, bar, fmt=style, ms=4, capsize=2, label=kind)
         axis.axhline(0, color="grey", lw=0.8)
-        axis.set(xlabel="step", title=f"{name}: mean loss against the SDE's")
+        axis.set(xlabel="step", title=f"{name}: mean loss of SDEs against it")
         axis.legend()
     axes[2].set(ylabel="deviation in %, ± 2 standard errors")
     return figure
