@@ -86,10 +86,10 @@ TRAINING = 1297
 
 def digits(key: PRNGKeyArray):
     """A random split of the 1797 images of 8 × 8 pixels."""
-    bunch = load_digits()
+    pixels, digit = load_digits(return_X_y=True)
     order = jr.permutation(key, 1797)
-    images = jnp.asarray(bunch.data / 16 - 0.3, jnp.float32)[order]
-    labels = jnp.asarray(bunch.target, jnp.int32)[order]
+    images = jnp.asarray(pixels / 16 - 0.3, jnp.float32)[order]
+    labels = jnp.asarray(digit, jnp.int32)[order]
     return (images[:TRAINING], labels[:TRAINING]), (images[TRAINING:], labels[TRAINING:])
 
 
@@ -247,9 +247,9 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
         ),
         Claim(
             f"pruner: more accurate at a sparsity of {config.sparsities[-1]:.0%}",
-            jnp.median(by_fisher[:, -1]),
+            float(np.median(by_fisher[:, -1])),
             ">=",
-            jnp.median(by_size[:, -1]) + 0.02,
+            float(np.median(by_size[:, -1])) + 0.02,
             "test accuracy without retraining, median over seeds; target: two points above "
             "removing the smallest weights",
         ),

@@ -121,7 +121,7 @@ def mini_batches(config: Config, tx: optax.GradientTransformation, data: Data) -
 
         value, grad = jax.value_and_grad(value_fn)(w)
         updates, state = update(grad, state, w, value=value, grad=grad, value_fn=value_fn)
-        w = optax.apply_updates(w, updates)
+        w = w + updates
         return (w, state), loss(w, a, b, config.ridge)
 
     w = jnp.zeros(config.dimension)
