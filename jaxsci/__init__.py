@@ -7,6 +7,7 @@ grid is an immutable `equinox.Module`, random keys are passed in, and the types 
 The rooms are submodules that load on first use, so `import jaxsci` costs next to nothing:
 
 - `jaxsci.autodiff`: curvature operators and derivative estimators.
+- `jaxsci.manifolds`: Riemannian manifolds behind one protocol.
 - `jaxsci.optim`: optimisers as optax transformations.
 - `jaxsci.pde`: grids, equations, classical solvers, benchmark problems.
 - `jaxsci.nn`: layers that all models share.
@@ -20,7 +21,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("autodiff", "experiment", "nn", "operators", "optim", "pde", "train")
+_ROOMS = ("autodiff", "experiment", "manifolds", "nn", "operators", "optim", "pde", "train")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -25,6 +25,7 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
   change of the gradient, with the Hessian's diagonal), `smb` (SGD that mends its failed steps).
 - First order: `adabound`, `diffgrad`, `adamp`, `sgdp`, `innaprop`, `gravity`; `paper_adafactor`
   (little memory), `multiadam` (several losses); `post` builds such corrections.
+- On manifolds: `riemannian_adam`, `riemannian_amsgrad`, `riemannian_sgd`.
 - Schedules: `sgdr` (warm restarts) with `snapshots` for an ensemble.
 - From theory: `accelerated` (Nesterov for interpolation), `rmsprop_schedule`, `adam_schedule`, and
   tests of assumptions: `strong_growth`, `estimate_affine_noise`, `estimate_generalised_smoothness`.
@@ -111,6 +112,12 @@ from .first_order.theory import estimate_generalised_smoothness as estimate_gene
 from .first_order.theory import rmsprop_schedule as rmsprop_schedule
 from .first_order.theory import scale_by_rms_inside as scale_by_rms_inside
 from .first_order.theory import strong_growth as strong_growth
+from .riemannian.points import apply_riemannian_updates as apply_riemannian_updates
+from .riemannian.radam import RiemannianAdamState as RiemannianAdamState
+from .riemannian.radam import riemannian_adam as riemannian_adam
+from .riemannian.radam import riemannian_amsgrad as riemannian_amsgrad
+from .riemannian.rsgd import RiemannianSGDState as RiemannianSGDState
+from .riemannian.rsgd import riemannian_sgd as riemannian_sgd
 from .schedules.qsr import SyncSchedule as SyncSchedule
 from .schedules.qsr import constant_sync as constant_sync
 from .schedules.qsr import qsr as qsr

@@ -1,0 +1,1 @@
+"""Optimisers whose weights are points of manifolds."""
