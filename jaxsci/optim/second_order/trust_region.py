@@ -151,6 +151,10 @@ class ScaledTrustRegion(optx.AbstractRootFinder):
     - `max_trials`: reductions of Δ in one iteration. If none gives enough decrease, the point is
         most likely a local minimum of ‖F‖, and the solve ends without success.
 
+    Like all such methods it may come to a minimum of ‖F‖ in the box that is no root, often one on
+    a bound. It comes near only slowly then, and the solve mostly ends at `max_steps`, without
+    success. Another start is the cure. Which of several roots is found depends on `radius0` too.
+
     `stats` has the number of values of F, `num_fn`.
     """
 
@@ -248,7 +252,6 @@ class ScaledTrustRegion(optx.AbstractRootFinder):
             lambda a, b: jnp.where(accepted, a, b), (x_new, F_new, aux), (x, F, state.aux)
         )
         n_fn = state.n_fn + trials
-        # The next region is not smaller than a step that would matter.
         new = _State(F_new, aux, radius, state.target, ~accepted, n_fn)
         return unravel(x_new), new, aux
 
