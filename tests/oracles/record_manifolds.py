@@ -46,7 +46,8 @@ def maps(name, manifold, x, y, v, u, g):
         "exp": manifold.expmap(x, v),
         "log": manifold.logmap(x, y),
         "dist": manifold.dist(x, y),
-        "inner": manifold.inner(x, u, v),
+        # Without keepdim its inner product in the ball multiplies every point with every other.
+        "inner": manifold.inner(x, u, v, keepdim=True)[..., 0],
         "rgrad": manifold.egrad2rgrad(x, g.clone()),
     }
     if not name.startswith("sphere"):  # its transport is a projection, not the parallel one
