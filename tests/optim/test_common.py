@@ -118,6 +118,24 @@ CASES = {
     "multiadam": Case(
         optim.multiadam, dict(learning_rate=1e-2, groups=1), static=("groups", "amsgrad")
     ),
+    "riemannian_adam": Case(
+        optim.riemannian_adam,
+        dict(learning_rate=1e-2, manifolds=None),
+        static=("manifolds", "variant", "retraction", "bias_correction", "sparse", "as_additive"),
+        complex=False,
+    ),
+    "riemannian_amsgrad": Case(
+        optim.riemannian_amsgrad,
+        dict(learning_rate=1e-2, manifolds=None),
+        static=("manifolds", "retraction", "bias_correction", "sparse", "as_additive"),
+        complex=False,
+    ),
+    "riemannian_sgd": Case(
+        optim.riemannian_sgd,
+        dict(learning_rate=1e-3, momentum=0.5),
+        static=("manifolds", "nesterov", "retraction", "as_additive"),
+        complex=False,
+    ),
     "sgdr_snapshots": Case(restarted_adam, dict(learning_rate=3e-2)),
     "gravity": Case(scaled_gravity, dict(learning_rate=0.05, scale=0.02)),
     "amsbound": Case(optim.adabound, dict(learning_rate=1e-2, final_lr=1e-3, amsbound=True)),
@@ -196,6 +214,20 @@ CASES = {
         dict(alpha=0.1, full_batch=True, b1=0.5),
         3000,
         ("n_probes", "warm_probes", "full_batch", "key"),
+        False,
+    ),
+    "psgd": Case(
+        optim.psgd,
+        dict(learning_rate=0.05, clip_rms=1.0),
+        5000,
+        ("group", "mode", "nesterov", "step_normaliser", "key"),
+        False,
+    ),
+    "psgd_low_rank": Case(
+        optim.psgd,
+        dict(learning_rate=0.05, group=optim.LRA(1), update_prob=0.5, clip_rms=1.0),
+        5000,
+        ("group", "mode", "nesterov", "step_normaliser", "key"),
         False,
     ),
     "sania": Case(optim.sania, dict(precond="adam-sqr", b2=0.9), 3000, ("precond",)),
