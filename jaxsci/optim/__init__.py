@@ -16,7 +16,8 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 
 - Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
   from the Newton decrement), `mfac` (the inverse Fisher matrix of a window of gradients;
-  `obs_prune` removes weights by it), `tngd` (the natural gradient at the end of a process).
+  `obs_prune` removes weights by it), `tngd` (the natural gradient at the end of a process), `psgd`
+  (a preconditioner fitted on a Lie group as the training goes).
 - `ScaledTrustRegion`: nonlinear systems with bounds, for `optimistix.root_find`.
 - Known curvature: `poly_gradient`, `poly_fast_gradient` (outliers hidden by a polynomial of a
   matrix), `krylov_gradient` (the best polynomial); `symmetric_preconditioner`,
@@ -159,6 +160,14 @@ from .second_order.polynomial import krylov_gradient as krylov_gradient
 from .second_order.polynomial import poly_fast_gradient as poly_fast_gradient
 from .second_order.polynomial import poly_gradient as poly_gradient
 from .second_order.polynomial import symmetric_preconditioner as symmetric_preconditioner
+from .second_order.psgd import LRA as LRA
+from .second_order.psgd import AbstractLieGroup as AbstractLieGroup
+from .second_order.psgd import Dense as Dense
+from .second_order.psgd import Diag as Diag
+from .second_order.psgd import PSGDState as PSGDState
+from .second_order.psgd import XMat as XMat
+from .second_order.psgd import psgd as psgd
+from .second_order.psgd import scale_by_psgd as scale_by_psgd
 from .second_order.sania import SaniaState as SaniaState
 from .second_order.sania import polyak_step as polyak_step
 from .second_order.sania import sania as sania
