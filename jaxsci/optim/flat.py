@@ -24,6 +24,11 @@ def work_dtype(params: PyTree, owner: str) -> jnp.dtype:
     return jnp.result_type(jnp.float32, *(jnp.result_type(leaf) for leaf in leaves))
 
 
+def at_least_float32(leaf: Any) -> jnp.dtype:
+    """The format in which statistics of a leaf are kept: its own, or float32 for a shorter one."""
+    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+
+
 def ravel(tree: PyTree, dtype: jnp.dtype) -> Float[Array, " d"]:
     """All leaves one after the other."""
     return ravel_pytree(jax.tree.map(lambda x: jnp.asarray(x, dtype), tree))[0].astype(dtype)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from jaxsci.autodiff import Hessian, hutchinson_diag
 
-from ..flat import work_dtype
+from ..flat import at_least_float32, work_dtype
 
 # θ₀ is infinite in the paper, which would leave NaN in derivatives of a run; its root is a
 # thousandfold growth of the step size in the first step.
@@ -73,7 +73,7 @@ def scale_by_oasis(
         dtype = work_dtype(params, "oasis")
 
         def zeros() -> PyTree:
-            return jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), _work(p)), params)
+            return jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), at_least_float32(p)), params)
 
         return OasisState(
             count=jnp.zeros((), jnp.int32),
@@ -226,8 +226,4 @@ def _total(tree: PyTree) -> Array:
 
 def _up(tree: PyTree) -> PyTree:
     """All leaves at least in float32."""
-    return jax.tree.map(lambda leaf: leaf.astype(_work(leaf)), tree)
-
-
-def _work(leaf: Any) -> jnp.dtype:
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+    return jax.tree.map(lambda leaf: leaf.astype(at_least_float32(leaf)), tree)

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from jaxsci.autodiff import AbstractCurvature, Hessian, lanczos, materialise
 
 from ..factor import DenseEigh
-from ..flat import flat_extra, ravel, unraveller, work_dtype
+from ..flat import at_least_float32, flat_extra, ravel, unraveller, work_dtype
 
 DENSE_LIMIT = 2048
 Product = lx.AbstractLinearOperator | Callable[[PyTree], PyTree]
@@ -309,7 +309,9 @@ def _scale_by_polynomial(
     def init(params: PyTree) -> PolynomialState:
         dtype = work_dtype(params, "poly_gradient")
         zero = jnp.zeros((), dtype)
-        previous = jax.tree.map(lambda p: jnp.array(p, _work(p)), params) if fast else None
+        previous = (
+            jax.tree.map(lambda p: jnp.array(p, at_least_float32(p)), params) if fast else None
+        )
         count = jnp.zeros((), jnp.int32)
         if not jax.tree.leaves(params):
             return PolynomialState(count, jnp.zeros(tau, dtype), zero, zero + 0, previous)
@@ -325,7 +327,7 @@ def _scale_by_polynomial(
         count = jnp.asarray(optax.safe_increment(state.count))
         if not jax.tree.leaves(updates):
             return updates, state._replace(count=count)
-        grads = jax.tree.map(lambda g: g.astype(_work(g)), updates)
+        grads = jax.tree.map(lambda g: g.astype(at_least_float32(g)), updates)
         direction = jax.tree.map(lambda n: state.rate * n, _apply(product, state.ratios, grads))
         previous = state.previous
         if fast:
@@ -472,7 +474,3 @@ def _flat_operator(
         jax.ShapeDtypeStruct((d,), dtype),
         lx.symmetric_tag,
     )
-
-
-def _work(leaf: Any) -> jnp.dtype:
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from jaxsci.autodiff import Hessian, hutchinson_diag, materialise
 
 from ..factor import DenseEigh
-from ..flat import flat_extra, ravel, unraveller, work_dtype
+from ..flat import at_least_float32, flat_extra, ravel, unraveller, work_dtype
 from .lazy_newton import check_dimension
 
 Preconditioner = Literal[
@@ -125,12 +125,12 @@ def scale_by_sania(
         if precond == "newton":
             direction = _newton_direction(updates, params, extra)
         elif precond == "identity":
-            direction = jax.tree.map(lambda g: g.astype(_work(g)), updates)
+            direction = jax.tree.map(lambda g: g.astype(at_least_float32(g)), updates)
         else:
             if precond == "hutchinson":
                 sample = _hutchinson_sample(params, extra, root_key, state.count)
             else:
-                sample = jax.tree.map(lambda g: _abs2(g.astype(_work(g))), updates)
+                sample = jax.tree.map(lambda g: _abs2(g.astype(at_least_float32(g))), updates)
             if precond in ("adagrad", "adagrad-sqr"):
                 moment = jax.tree.map(jnp.add, moment, sample)
                 unbiased = moment
@@ -140,7 +140,7 @@ def scale_by_sania(
                 )
                 unbiased = _unbias(moment, b2, count)
             direction = jax.tree.map(
-                lambda g, v: _divide(g.astype(_work(g)), jnp.abs(v), root, eps, floor),
+                lambda g, v: _divide(g.astype(at_least_float32(g)), jnp.abs(v), root, eps, floor),
                 updates,
                 unbiased,
             )
@@ -250,10 +250,6 @@ def _abs2(g: Array) -> Array:
     return jnp.real(g * jnp.conj(g))
 
 
-def _work(leaf: Any) -> jnp.dtype:
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
-
-
 def _real_dtype(leaf: Any) -> jnp.dtype:
     """float32 or float64, for complex leaves the format of their parts."""
-    return jnp.finfo(_work(leaf)).dtype
+    return jnp.finfo(at_least_float32(leaf)).dtype

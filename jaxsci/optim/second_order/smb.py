@@ -10,7 +10,7 @@ downhill. It costs one gradient more and no memory. (Birbil, Martin, Onay, Özto
 arXiv:2111.07058.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -18,8 +18,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..flat import at_least_float32
+
 # Below this norm of the gradient no trial is questioned: the test would compare rounding errors.
 STATIONARY = 1e-8
+
+# A model step shorter than this, compared with the trial, says that the gradient there is a million
+# times the one here: such a rate would be tried for ever.
+USELESS = 1e-6
 
 
 class AutoSchedule(NamedTuple):
@@ -82,7 +88,8 @@ def smb(
         them); leaves with one label share a model. `None`: each leaf has its own.
 
     **Returns:** an optax transformation with an `SmbState`. A trial whose loss or gradient is not
-    finite is not modelled: the weights stay and the rate halves.
+    finite, or whose gradient is a million times the one before, is not modelled: the weights stay
+    and the rate halves.
 
     **Raises:** `ValueError` for options out of range, or without params or `value_fn`.
     """
@@ -98,7 +105,9 @@ def smb(
         dtype = _common_dtype(params)
         pending_grad = None
         if independent_batch:
-            pending_grad = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), _work(p)), params)
+            pending_grad = jax.tree.map(
+                lambda p: jnp.zeros(jnp.shape(p), at_least_float32(p)), params
+            )
         return SmbState(
             count=jnp.zeros((), jnp.int32),
             scale=jnp.ones((), dtype),
@@ -121,7 +130,7 @@ def smb(
         dtype = state.scale.dtype
         base = learning_rate(state.count) if callable(learning_rate) else learning_rate
         lr = (jnp.asarray(base, dtype) * state.scale).astype(dtype)
-        g = jax.tree.map(lambda leaf: leaf.astype(_work(leaf)), updates)
+        g = jax.tree.map(lambda leaf: leaf.astype(at_least_float32(leaf)), updates)
         s = jax.tree.map(lambda leaf: (-lr * leaf).astype(leaf.dtype), g)
         trial = optax.apply_updates(params, s)
         labels = _labels(params, groups)
@@ -134,18 +143,20 @@ def smb(
             return enough | (squared < STATIONARY**2)
 
         def model(target: PyTree) -> tuple[PyTree, Array]:
-            """−B⁻¹ target, and whether it is finite."""
+            """−B⁻¹ target, and whether it is of use: finite, and not lost beside the trial."""
             slope = jax.tree.map(jnp.conj, jax.grad(value_fn)(trial))
             y = jax.tree.map(lambda a, b: a.astype(b.dtype) - b, slope, g)
             step = _model_step(target, g, s, y, labels, eta)
-            finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(step)]))
-            return jax.tree.map(lambda a: jnp.where(finite, a, 0), step), finite
+            leaves = jax.tree.leaves(step), jax.tree.leaves(s)
+            length, tried = (jnp.sqrt(_dots(x, x)) for x in leaves)
+            useful = jnp.isfinite(length) & (length > USELESS * tried)
+            return jax.tree.map(lambda a: jnp.where(useful, a, 0), step), useful
 
         pending, pending_grad = state.pending, state.pending_grad
         yes, no = jnp.array(True), jnp.array(False)
         if pending is None:
             good = accepted()
-            step, finite = jax.lax.cond(good, lambda: (s, yes), lambda: model(g))
+            step, useful = jax.lax.cond(good, lambda: (s, yes), lambda: model(g))
             modelled = ~good
         else:
 
@@ -157,9 +168,9 @@ def smb(
                 return *model(state.pending_grad), no
 
             modelled = pending
-            step, finite, pending = jax.lax.cond(modelled, postponed, new_trial)
+            step, useful, pending = jax.lax.cond(modelled, postponed, new_trial)
             pending_grad = g
-        scale = jnp.where(finite, state.scale, state.scale / 2)
+        scale = jnp.where(useful, state.scale, state.scale / 2)
         window = state.window
         if autoschedule is not None:
             scale, window = _reschedule(
@@ -184,36 +195,56 @@ def smb(
 def _model_step(
     target: PyTree, g: PyTree, s: PyTree, y: PyTree, labels: list[Any], eta: Any
 ) -> PyTree:
-    """−B⁻¹ `target` = c_g target + c_s s + c_y y, leaf by leaf with the coefficients of its group.
+    """−B⁻¹ `target`, leaf by leaf with the numbers of its group.
 
-    With T = ‖y‖ + r and r = ‖g‖/η, written so that nothing cancels and no fourth power appears:
+    In the basis e₁ = s/‖s‖, e₂ (y = y₁ e₁ + y₂ e₂) and with T = ‖y‖ + r, r = ‖g‖/η, the matrix is
 
-        c_g = −‖s‖ / (T − yᵀs/‖s‖),     q = r (2‖y‖ + r)
-        c_s = c_g (−T yᵀt/‖s‖ + ‖y‖² sᵀt/‖s‖²)/q,     c_y = c_g (−T sᵀt/‖s‖ + yᵀt)/q
+        ‖s‖ B = [[T + y₁, y₂], [y₂, T − y₁]] ⊕ (T − y₁) I,     determinant q = r (2‖y‖ + r)
+
+    The sum c_g g + c_s s + c_y y of the paper is the same, but loses all digits where g, s and y
+    are nearly parallel.
     """
     treedef = jax.tree.structure(target)
     parts = list(zip(*map(jax.tree.leaves, (target, g, s, y)), strict=True))
     step: list[Any] = [None] * len(parts)
     for label in dict.fromkeys(labels):
         members = [i for i, other in enumerate(labels) if other == label]
-
-        def total(a: int, b: int, members: list[int] = members) -> Any:
-            return sum(_dot(parts[i][a], parts[i][b]) for i in members)
-
-        st, yt, ys = total(2, 0), total(3, 0), total(3, 2)
-        norm_g, norm_s, norm_y = (jnp.sqrt(total(k, k)) for k in (1, 2, 3))
+        targets, gs, ss, ys = zip(*(parts[i] for i in members), strict=True)
+        norm_g, norm_s, norm_y = (jnp.sqrt(_dots(x, x)) for x in (gs, ss, ys))
         r = norm_g / eta
         active = (norm_s > 0) & (r > 0)
         a, r = (jnp.where(active, x, 1) for x in (norm_s, r))
-        T, q = norm_y + r, r * (2 * norm_y + r)
-        # At least r by the inequality of Cauchy and Schwarz, which rounding may violate.
-        c_g = jnp.where(active, -a / jnp.maximum(T - ys / a, r), 0)
-        c_s = c_g * (-T * (yt / a) + norm_y**2 * (st / a / a)) / q
-        c_y = c_g * (-T * (st / a) + yt) / q
-        for i in members:
-            t, _, s_leaf, y_leaf = parts[i]
-            step[i] = (c_g * t + c_s * s_leaf + c_y * y_leaf).astype(t.dtype)
+        e1 = [leaf / a for leaf in ss]
+        y1 = _dots(ys, e1)
+        # Twice, so that rounding leaves nothing along e₁ where y is nearly parallel to it.
+        across = _without(_without(ys, e1), e1)
+        y2 = jnp.sqrt(_dots(across, across))
+        y2 = jnp.where(y2 > 8 * jnp.finfo(y2.dtype).eps * norm_y, y2, 0)
+        e2 = [jnp.where(y2 > 0, leaf / jnp.where(y2 > 0, y2, 1), 0) for leaf in across]
+        t1, t2 = _dots(targets, e1), _dots(targets, e2)
+        rest = _without(_without(targets, e1), e2)
+        # ‖y‖ ∓ y₁ without cancellation.
+        small = y2**2 / jnp.where(norm_y > 0, norm_y + jnp.abs(y1), 1)
+        minus = r + jnp.where(y1 > 0, small, norm_y - y1)
+        plus = r + jnp.where(y1 < 0, small, norm_y + y1)
+        q = r * (2 * norm_y + r)
+        along1, along2 = (minus * t1 - y2 * t2) / q, (plus * t2 - y2 * t1) / q
+        for i, e1_leaf, e2_leaf, left in zip(members, e1, e2, rest, strict=True):
+            solution = along1 * e1_leaf + along2 * e2_leaf + left / minus
+            # An overflow must not pass for a step of length zero.
+            solution = jnp.where(jnp.isfinite(norm_y), solution, jnp.nan)
+            step[i] = jnp.where(active, -a * solution, 0).astype(parts[i][0].dtype)
     return jax.tree.unflatten(treedef, step)
+
+
+def _dots(a: Sequence[Array], b: Sequence[Array]) -> Any:
+    return sum(_dot(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _without(v: Sequence[Array], e: Sequence[Array]) -> list[Array]:
+    """The part of v across a vector e of length one, v − (vᵀe) e."""
+    along = _dots(v, e)
+    return [x - along * y for x, y in zip(v, e, strict=True)]
 
 
 def _reschedule(
@@ -255,12 +286,8 @@ def _dot(a: Array, b: Array) -> Array:
     return jnp.real(jnp.vdot(a, b))
 
 
-def _work(leaf: Any) -> jnp.dtype:
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
-
-
 def _common_dtype(params: PyTree) -> jnp.dtype:
     """The real format of scalars: that of the widest leaf, at least float32."""
     return jnp.result_type(
-        jnp.float32, *(jnp.finfo(_work(leaf)).dtype for leaf in jax.tree.leaves(params))
+        jnp.float32, *(jnp.finfo(at_least_float32(leaf)).dtype for leaf in jax.tree.leaves(params))
     )
