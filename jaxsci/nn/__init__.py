@@ -7,6 +7,7 @@ an Equinox one. Layers act on one example, channels first (`"c *grid"`); batches
 `jax.vmap`.
 """
 
+from . import unit_scaling as unit_scaling
 from .attention import AttentionGate as AttentionGate
 from .attention import GridAttention as GridAttention
 from .attention import MultiHeadAttention as MultiHeadAttention
