@@ -20,7 +20,7 @@ of the moments or of the momentum. The loss is taken over all relations with fix
 mean average precision ranks all nodes by their distance to u, for each u with ancestors.
 
 **Finding.** Adam's half of the claim holds, but not with the usual moments: with b1 = 0 and
-b2 = 0.99 its loss ends at 0.80 to 0.89 of that of RSGD (three seeds), with 0.9 and 0.999 above it.
+b2 = 0.99 its loss ends at 0.80 to 0.91 of that of RSGD (four seeds), with 0.9 and 0.999 above it.
 AMSGrad is fast at a larger rate, but ends above RSGD with either: it never forgets the large
 gradients of the start, when all points lie around the origin. RSGD wants rates a hundred times as
 large as those of Adam (gradients are means over a batch); a grid that ends at 1 makes it look far
