@@ -15,10 +15,10 @@ singular case, and Broyden's tridiagonal system in [−1, 1]. A start counts as 
 **What was found.** The claim does not reproduce: in no system is the mixture the best. All five
 solve every start of Himmelblau's and Chandrasekhar's; CL, HUU and the mixture iterate about equally
 often there (the mixture up to one more), HMZ more. Bullard and Biegler's is solved from about half
-of the starts, by the mixture from the same ones as by CL, HUU and KK; by HMZ from a few more or
-fewer. The others stop in the valley x₁ x₂ = 1e-4, where the projection to the box spoils the
-Newton step; SciPy's reflective method, without such a projection, solves nine of ten. Of Broyden's
-random starts hardly any is solved, by SciPy neither: from nearly all one comes to minima of ‖F‖ on
+of the starts, by the mixture from the same ones as by CL, HUU and KK, by HMZ from others, in all a
+few more or fewer. The rest stop in the valley x₁ x₂ = 1e-4, where the projection to the box spoils
+the Newton step; SciPy's reflective method, without such a projection, solves nine of ten. Of
+Broyden's random starts hardly any is solved, by SciPy none: those looked at end in minima of ‖F‖ on
 the bounds that are no roots. HMZ solves 5 to 25 percent, the others 0 to 15. So the mixture is at
 least as good as the worst in every seed tried, and whether it keeps within 2 points of the best,
 HMZ, and whether it iterates no more often than the median, changes with the seed. (The paper's
