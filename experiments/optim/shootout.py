@@ -21,11 +21,11 @@ matrix, `riemannian_adam`: manifolds) and what is for many workers.
 
 **Finding.** No method is the best on all six, and most of the choice is between two cases.
 
-1. *The loss is a fixed function* (logistic regression, PINN, quadratic, Rosenbrock): L-BFGS with a
-   line search, which has nothing to tune, is at rounding on three and within a factor of five of the
-   best on the PINN. Lazy Newton is as exact on the two convex ones and first on the PINN. Adam, with
-   a tuned rate and a cosine, comes close on logistic regression and is a factor of 10⁶ and more
-   behind on the quadratic. On Rosenbrock's chain lazy Newton is far behind (its Hessian is out of
+1. *The loss is a fixed function* (logistic regression, PINN, quadratic, Rosenbrock): L-BFGS with
+   a line search, which has nothing to tune, is at rounding on three and within a factor of five of
+   the best on the PINN. Lazy Newton is as exact on the two convex ones and first on the PINN. Adam,
+   with a tuned rate and a cosine, comes close on logistic regression and is a factor of 10⁶ and
+   more behind on the quadratic. On Rosenbrock's chain lazy Newton is far behind (its Hessian is out of
    date within a few steps, and with phases of 64 steps a run may leave the floats), and Adam
    reaches the minimum.
 2. *Mini-batches* (MLP, FNO): Muon is first on the MLP and ahead of Adam on the FNO; the test losses
