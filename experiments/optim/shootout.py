@@ -25,9 +25,9 @@ matrix, `riemannian_adam`: manifolds) and what is for many workers.
    a line search, which has nothing to tune, is at rounding on three and within a factor of five of
    the best on the PINN. Lazy Newton is as exact on the two convex ones and first on the PINN. Adam,
    with a tuned rate and a cosine, comes close on logistic regression and is a factor of 10⁶ and
-   more behind on the quadratic. On Rosenbrock's chain lazy Newton is far behind (its Hessian is out of
-   date within a few steps, and with phases of 64 steps a run may leave the floats), and Adam
-   reaches the minimum.
+   more behind on the quadratic. On Rosenbrock's chain lazy Newton is far behind: its Hessian is out
+   of date within a few steps, and with phases of 64 steps a run may leave the floats. Adam reaches
+   the minimum there.
 2. *Mini-batches* (MLP, FNO): Muon is first on the MLP and ahead of Adam on the FNO; the test losses
    of most first-order methods on the MLP are within a factor of two. L-BFGS and lazy Newton follow
    the noise of each batch and are the last on the MLP.
@@ -719,7 +719,7 @@ def draw(names, labels, medians, mean_ranks) -> Figure:
     figure, axis = plt.subplots(
         figsize=(2.9 + 1.15 * len(labels), 1.4 + 0.27 * len(names)), layout="constrained"
     )
-    shown = np.ma.masked_invalid(np.minimum(decades, 6))
+    shown = np.ma.masked_where(~np.isfinite(decades), np.minimum(decades, 6))
     colours = plt.get_cmap("cividis_r").with_extremes(bad="0.85")
     image = axis.imshow(shown, colours, PowerNorm(0.5, 0, 6), aspect="auto")
     for (i, j), value in np.ndenumerate(decades):
