@@ -399,7 +399,11 @@ def draw(
             curve = curves[scheme, width]
             axis.plot(exponents, curve, "o-", color=colour, label=f"width {width}", ms=4)
             axis.plot(exponents[int(np.argmin(curve))], curve.min(), "*", color=colour, ms=14)
-        axis.set(title=LABELS[scheme], xlabel="log2 of the learning rate", ylabel="final loss")
+        axis.set(
+            title=f"{LABELS[scheme]} (star: lowest)",
+            xlabel="log2 of the learning rate",
+            ylabel="final loss",
+        )
         axis.set_ylim(low - 0.05, high + 0.1)
         axis.legend()
     forward = [v for n, v in found.items() if not n.startswith("∂")]
