@@ -14,6 +14,10 @@ place of n m, at no loss of quality; without clipping, a slow decay makes too la
 3. *Stability*: the largest RMS of an update when gradients become ten times as large at once, with
    a fixed decay of 0.999 and no clipping, and with the paper's clipping.
 
+**Found.** Memory and stability are as the paper says. The training loss of the tuned Adafactor is
+1.0 to 1.4 times that of tuned Adam, both near 10⁻³, so that the claim about quality (1.25) fails for
+some seeds.
+
 The paper's translation model is not repeated here.
 """
 
