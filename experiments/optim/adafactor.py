@@ -15,8 +15,8 @@ place of n m, at no loss of quality; without clipping, a slow decay makes too la
    a fixed decay of 0.999 and no clipping, and with the paper's clipping.
 
 **Found.** Memory and stability are as the paper says. The training loss of the tuned Adafactor is
-1.0 to 1.4 times that of tuned Adam, both near 10⁻³, so that the claim about quality (1.25) fails for
-some seeds.
+1.0 to 1.4 times that of tuned Adam, both near 10⁻³, so that the claim about quality (1.25) fails
+for some seeds.
 
 The paper's translation model is not repeated here.
 """

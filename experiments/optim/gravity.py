@@ -11,8 +11,8 @@ RMSProp with the defaults of their libraries (rate 10⁻³) and with the best of
 the validation accuracy at the end. Measured over several seeds: the accuracy on the training set,
 and the standard deviation of the validation accuracy over the last third of the epochs.
 
-**Found.** Gravity's defaults train all three networks. Its accuracy is steadier than that of RMSProp
-for most seeds but not for all, and not steadier than Adam's, nor better; Adam and RMSProp with a
+**Found.** Gravity's defaults train all three networks. Its accuracy is steadier than RMSProp's for
+most seeds but not for all, and not steadier than Adam's, nor better; Adam and RMSProp with a
 rate that was chosen have the better accuracy.
 
 Gravity depends on the scale of the loss, see its docstring; here it is the mean cross-entropy. The
