@@ -216,7 +216,7 @@ def trainer(
         model, rates, loss = build(config, scheme, c, precision, seed)
         # Pieces of the text in random order; paper-size runs go through it again.
         places = jr.permutation(jr.fold_in(seed, 1), len(data) // chunk)
-        places = jnp.resize(places, config.steps) * chunk
+        places = jnp.resize(places, (config.steps,)) * chunk
         starts.append((eqx.filter(model, eqx.is_inexact_array), places))
     static = eqx.filter(model, eqx.is_inexact_array, inverse=True)
     tx = optax.chain(optax.scale_by_adam(b2=0.99), us.scale_by_rates(rates), optax.scale(-1.0))
@@ -278,8 +278,8 @@ def sizes(config: Config, key: PRNGKeyArray) -> dict[str, float]:
     batch = jr.randint(key, (config.batch, config.length + 1), 0, VOCABULARY)
 
     @eqx.filter_jit
-    def measure(model: us.Decoder) -> Any:
-        def loss(model: us.Decoder, *tap: Any) -> Array:
+    def measure(model: Any) -> Any:
+        def loss(model: Any, *tap: Any) -> Array:
             return us.cross_entropy(model(batch[:, :-1], *tap), batch[:, 1:])
 
         gradient = eqx.filter_grad(loss)(model)

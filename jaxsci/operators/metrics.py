@@ -120,8 +120,8 @@ def difference(
 
 
 def _sqrt(x: Array) -> Array:
-    # The derivative of √ at 0 is infinite; a perfect prediction wants 0.
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
+    # The derivative of √ at 0 is infinite; a perfect prediction wants 0, and NaN stays NaN.
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
 def _ratio(above: Array, below: Array) -> Array:

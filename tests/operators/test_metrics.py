@@ -120,3 +120,8 @@ def test_bad_input():
         Normaliser([0.0, 1.0], [1.0])
     with pytest.raises(ValueError, match="u: expected 1 channels"):
         Normaliser([0.0], [1.0]).encode(jnp.ones((2, 4)))
+
+
+@pytest.mark.parametrize("metric", [relative_l2, relative_h1, normalised_rmse])
+def test_a_prediction_that_is_nan_is_no_perfect_one(metric):
+    assert jnp.isnan(metric(jnp.full((1, 8), jnp.nan), jnp.ones((1, 8))))

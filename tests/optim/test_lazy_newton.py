@@ -318,3 +318,15 @@ def test_what_is_refused():
         minimise_lazy(logistic, x, gtol=-1.0)
     with pytest.raises(ValueError, match="steps = 0"):
         trajectory(tx, logistic, x, 0)
+
+
+def test_an_adaptive_phase_survives_an_overflow():
+    """From 0 the second step lands at −1287, where the gradient is infinite."""
+
+    def f(x):
+        return jnp.exp(x[0] ** 2) - 5 * x[0]
+
+    points, values = trajectory(lazy_newton(m=4, M="adaptive", M0=1e-6), f, jnp.zeros(1), 300)
+    assert jnp.any(jnp.isinf(values)) and jnp.all(jnp.isfinite(points))
+    # 2x exp(x²) = 5; rounding of float32 where the second derivative is about 14.
+    assert abs(jax.grad(f)(points[-1])[0]) < 1e-4

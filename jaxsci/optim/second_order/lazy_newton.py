@@ -152,6 +152,9 @@ def scale_by_lazy_newton(
         step = lazy_step(new_factor, g, constant, regulariser)
         norm = jnp.linalg.norm(step)
         if anchor is not None:
+            # Weights that are not finite could not come back: they wait till the phase is refused.
+            finite = jnp.isfinite(norm)
+            step, norm = jnp.where(finite, step, 0), jnp.where(finite, norm, jnp.inf)
             anchor = anchor._replace(cubes=anchor.cubes + norm**3)
         new_state = LazyNewtonState(
             count=jnp.asarray(optax.safe_increment(state.count)),
