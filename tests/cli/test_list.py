@@ -77,7 +77,9 @@ def test_the_projects_own_experiments_are_listed(capsys, tmp_path, monkeypatch):
     captured = capsys.readouterr()
     assert captured.err == ""
     for row in json.loads(captured.out):
-        assert row["number"] is not None and row["title"] and Path(row["path"]).is_file()
+        # The comparison of all optimisers is no paper's.
+        assert row["number"] is not None or row["slug"] == "shootout"
+        assert row["title"] and Path(row["path"]).is_file()
         assert {"smoke", "quick", "full", "paper"} == set(row["presets"])
 
 
