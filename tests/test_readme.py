@@ -86,8 +86,10 @@ def test_commands_and_files_that_the_readme_names_are_there():
 
 def test_options_that_the_readme_names_are_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    command = [sys.executable, "-m", "jaxsci.cli", "run", "--help"]
-    known = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    known = ""
+    for name in ("run", "sweep"):
+        command = [sys.executable, "-m", "jaxsci.cli", name, "--help"]
+        known += subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for option in set(re.findall(r"--(?!config|help|python)[a-z]+", text)):
         assert option in known, option
     assert {"--platform", "--devices", "--resume"} <= set(re.findall(r"--[a-z]+", text))
