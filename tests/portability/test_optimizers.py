@@ -30,8 +30,9 @@ common = load("optim_common", HERE.parent / "optim" / "test_common.py")
 
 # Factors of small matrices: XLA expands these on a TPU, cuSOLVER has them on a GPU.
 KERNELS = {
-    "tpu": {"Eigh", "Qr", "ProductOfElementaryHouseholderReflectors"},
-    "cuda": {f"cusolver_{name}_ffi" for name in ("syevd", "geqrf", "orgqr", "potrf")},
+    "tpu": {"Eigh", "LuDecomposition", "Qr", "ProductOfElementaryHouseholderReflectors"},
+    "cuda": {f"cusolver_{name}_ffi" for name in ("syevd", "geqrf", "orgqr", "potrf", "getrf")}
+    | {"cu_lu_pivots_to_permutation"},
 }
 KEY = jax.random.key(0)
 MODEL = {"weight": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
