@@ -305,3 +305,15 @@ def test_dimensions_volumes_and_cut_distances():
     assert MANIFOLDS["product"].cut_distance == math.pi
     assert Poincare(2).cut_distance == Hyperboloid(2).cut_distance == math.inf
     assert Euclidean(3).cut_distance == math.inf
+
+
+def test_projections_of_many_vectors(key):
+    """More than 8192 vectors at one point, where XLA for CPUs breaks the textbook's form."""
+    M = Hyperboloid(3)
+    x = M.random_point(key)
+    vectors = jr.normal(key, (10_000, 4))
+    found = jax.jit(jax.vmap(lambda v: M.tangent(x, v)))(vectors)
+    p, v = np.asarray(x, np.float64), np.asarray(vectors, np.float64)
+    expected = v + (v @ (p * [-1, 1, 1, 1]))[:, None] * p
+    # Rounding of float32, relative to the products that are summed.
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.max(np.abs(p)) ** 2)
