@@ -1,0 +1,72 @@
+"""Every experiment runs end to end through the command, and claims measured numbers."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxsci.cli import main
+
+SLUGS = {
+    "optim": [
+        "accelerated-sgd-interpolation",
+        "adabound",
+        "adafactor",
+        "adamp",
+        "adaptive-sde-scaling",
+        "amp-regularizer",
+        "damped-newton",
+        "diffgrad",
+        "ema-scaling",
+        "gradient-regularization",
+        "gravity",
+        "innaprop",
+        "lazy-hessian",
+        "m-fac",
+        "multiadam",
+        "oasis",
+        "polynomial-preconditioning",
+        "powersgd",
+        "psgd-lie",
+        "quadratic-sync",
+        "riemannian-adam",
+        "rmsprop-adam-convergence",
+        "sam-sde",
+        "sania",
+        "scaled-trust-region",
+        "sgdr",
+        "shootout",
+        "smb",
+        "thermodynamic-ngd",
+        "u-mup",
+    ],
+    "operators": [
+        "neural-operator",
+    ],
+}
+FOLDER = Path(__file__).parents[2] / "experiments"
+# These have tests of their own, which run them.
+ELSEWHERE = ["neural-operator"]
+
+
+def test_every_experiment_is_listed():
+    found = {}
+    for path in FOLDER.glob("*/*.py"):
+        found.setdefault(path.parent.name, []).append(path.stem.replace("_", "-"))
+    assert {room: sorted(slugs) for room, slugs in found.items()} == SLUGS
+
+
+@pytest.mark.parametrize(
+    "slug", [slug for slugs in SLUGS.values() for slug in slugs if slug not in ELSEWHERE]
+)
+def test_smoke(slug, tmp_path, capsys):
+    with jax.enable_x64(False):  # the runner turns 64 bits on where the experiment asks for them
+        status = main(["run", slug, "--preset", "smoke", "--quiet", "--out", str(tmp_path)])
+    assert status in (0, 1), capsys.readouterr().err  # at this size claims need not hold
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["claims"]
+    for claim in result["claims"]:
+        assert isinstance(claim["measured"], float) and math.isfinite(claim["target"])
+    assert list(tmp_path.glob("*.png"))
