@@ -5,7 +5,9 @@
 
 Eight devices made of one processor share its cores, so at equal total work they can only be slower
 than one device: what is measured is the overhead of partitioning and of the sums between them, in
-emulation. The contestants run in processes of their own, in turn.
+emulation. With replicated weights every device also repeats the optimiser's update of all of them,
+on the same cores; with `fsdp` each updates its own eighth, as one device does in all. The
+contestants run in processes of their own, in turn.
 
 The table for larger machines is computed, not measured. With a fixed batch a chip, a ring of n
 chips with links of b bytes/s and latency l adds the sum of the gradients, of G bytes,
@@ -25,7 +27,7 @@ import sys
 import time
 
 
-def contestant(devices: int, steps: int) -> None:
+def contestant(devices: int, fsdp: bool, steps: int) -> None:
     """Times a training step on so many host devices and prints it with the gradients' bytes."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["JAX_NUM_CPU_DEVICES"] = str(devices)
@@ -35,7 +37,7 @@ def contestant(devices: int, steps: int) -> None:
     import optax
 
     from jaxsci.operators import FNO
-    from jaxsci.train import ArraySource, fit
+    from jaxsci.train import ArraySource, Sharding, fit, make_mesh
 
     def loss(model, batch, key):
         u, v = batch
@@ -58,6 +60,7 @@ def contestant(devices: int, steps: int) -> None:
         key=jax.random.key(1),
         evaluate=evaluate,
         evaluate_every=steps,
+        sharding=Sharding(make_mesh(), fsdp=True) if fsdp else None,
     )
     gaps = [(b - a) / steps for a, b in itertools.pairwise(times[2:])]  # After compilation.
     size = sum(x.nbytes for x in jax.tree.leaves(model) if hasattr(x, "nbytes"))
@@ -67,6 +70,7 @@ def contestant(devices: int, steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--contestant", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--fsdp", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=4, help="steps in one timing")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--step-ms", type=float, help="t(1) for the table, default: as measured")
@@ -74,26 +78,29 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=1e-6, help="l, seconds of a hop")
     arguments = parser.parse_args()
     if arguments.contestant:
-        contestant(arguments.contestant, arguments.steps)
+        contestant(arguments.contestant, arguments.fsdp, arguments.steps)
         return
-    times: dict[int, list[float]] = {1: [], 8: []}
+    times: dict[str, list[float]] = {"1": [], "8": [], "8 --fsdp": []}
     size = 0
     for _ in range(arguments.turns):
-        for devices in times:
-            command = [sys.executable, __file__, "--contestant", str(devices)]
+        for name, found in times.items():
+            command = [sys.executable, __file__, "--contestant", *name.split()]
             done = subprocess.run(
                 [*command, "--steps", str(arguments.steps)],
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
             )
-            found = json.loads(done.stdout.splitlines()[-1])
-            times[devices].append(found["seconds"])
-            size = found["bytes"]
-    one, eight = min(times[1]), min(times[8])
+            line = json.loads(done.stdout.splitlines()[-1])
+            found.append(line["seconds"])
+            size = line["bytes"]
+    best = {name: min(found) for name, found in times.items()}
+    one = best["1"]
     print(f"FNO, batch 32 of 64 x 64, {os.cpu_count()} cores, best of {arguments.turns}")
-    print(f"1 device   {1e3 * one:8.1f} ms a step")
-    print(f"8 devices  {1e3 * eight:8.1f} ms a step (emulation), {eight / one:.2f} x")
+    print(f"1 device              {1e3 * one:8.1f} ms a step")
+    for name, words in (("8", "8 devices"), ("8 --fsdp", "8 devices with fsdp")):
+        seconds = best[name]
+        print(f"{words:21} {1e3 * seconds:8.1f} ms a step (emulation), {seconds / one:.2f} x")
     start = one if arguments.step_ms is None else arguments.step_ms / 1e3
     print(f"\non paper: t(1) = {1e3 * start:.1f} ms, G = {size / 1e6:.1f} MB")
     print("chips  t(n) in ms  efficiency")

@@ -5,6 +5,7 @@
 #
 #   0 all claims hold, 1 a claim fails, 2 a mistake in the call     final: passed on
 #   3 the experiment raised                                        final, a resumed run would too
+#   130 Ctrl-C                                                     final, someone wanted it to end
 #   anything else (143 SIGTERM, 137 SIGKILL, 255 a lost host)       resumed, at most RETRIES times
 
 dry_run=false
@@ -31,7 +32,7 @@ quoted() {
 
 step() { if $dry_run; then quoted "$@"; else "$@"; fi; }
 
-is_final() { [ "$1" -ge 0 ] && [ "$1" -le 3 ]; }
+is_final() { [ "$1" -le 3 ] || [ "$1" -eq 130 ]; }
 
 retry() {
   local attempt=0 status

@@ -54,7 +54,7 @@ def test_slurm_prints_what_it_submits(tools):
     assert (tools.folder / "script").read_text() == script
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(0, False), (1, False), (3, False), (143, True)])
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (3, False), (130, False), (143, True)])
 def test_the_slurm_job_goes_back_into_the_queue_unless_it_is_done(tools, status, requeued):
     script = call("slurm", "--dry-run", "--", *JOB).stdout.split("\n", 1)[1]
     tools("srun", f"exit {status}")
@@ -110,7 +110,7 @@ esac
     assert "status 255; retry 1 of 100 in 0 s" in done.stderr
 
 
-@pytest.mark.parametrize("status", [1, 2, 3])
+@pytest.mark.parametrize("status", [1, 2, 3, 130])
 def test_a_final_status_is_not_tried_again(tools, status):
     tools(
         "gcloud",
@@ -136,7 +136,7 @@ def test_kubernetes_prints_what_it_submits(tools):
     assert jobset["kind"] == "JobSet" and jobset["spec"]["failurePolicy"]["maxRestarts"] == 100
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == 2 and job["backoffLimit"] == 0
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2, 3]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [1, 2, 3, 130]
     container = job["template"]["spec"]["containers"][0]
     assert container["command"] == shlex.split(f"python3 {RUN}")
     environment = {entry["name"]: entry.get("value") for entry in container["env"]}
