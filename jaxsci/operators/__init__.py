@@ -16,6 +16,9 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
   modes while training.
 - `relative_l2`, `relative_h1`, `normalised_rmse`, `band_errors`: losses and metrics.
 - `Normaliser`: shifts and scales that are part of the model.
+- `LearnedStepper`, `Bundled`: an operator as a time step, with histories and bundles of frames;
+  `forecast` drives them. Training recipes for any stepper: `one_step`, `unrolled`, `pushforward`,
+  `curriculum`, `denoise`, `diverted_chain`, `physics_residual`.
 """
 
 from .convert import from_neuralop as from_neuralop
@@ -30,3 +33,19 @@ from .metrics import relative_h1 as relative_h1
 from .metrics import relative_l2 as relative_l2
 from .normalise import Normalised as Normalised
 from .normalise import Normaliser as Normaliser
+from .recipes import Recipe as Recipe
+from .recipes import add_noise as add_noise
+from .recipes import autoregressive_steps as autoregressive_steps
+from .recipes import curriculum as curriculum
+from .recipes import denoise as denoise
+from .recipes import diverted_chain as diverted_chain
+from .recipes import mean_square as mean_square
+from .recipes import one_step as one_step
+from .recipes import physics_residual as physics_residual
+from .recipes import pushforward as pushforward
+from .recipes import unrolled as unrolled
+from .stepping import AbstractHistoryStepper as AbstractHistoryStepper
+from .stepping import Bundled as Bundled
+from .stepping import LearnedStepper as LearnedStepper
+from .stepping import forecast as forecast
+from .stepping import window_sizes as window_sizes
