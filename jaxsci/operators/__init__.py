@@ -19,6 +19,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `LearnedStepper`, `Bundled`: an operator as a time step, with histories and bundles of frames;
   `forecast` drives them. Training recipes for any stepper: `one_step`, `unrolled`, `pushforward`,
   `curriculum`, `denoise`, `diverted_chain`, `physics_residual`.
+- Long rollouts: `accumulated_mse`, `error_growth`, `correlation_time`, `energy_spectrum`, and the
+  pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
 """
 
 from .convert import from_neuralop as from_neuralop
@@ -44,6 +46,13 @@ from .recipes import one_step as one_step
 from .recipes import physics_residual as physics_residual
 from .recipes import pushforward as pushforward
 from .recipes import unrolled as unrolled
+from .rollout_metrics import accumulated_mse as accumulated_mse
+from .rollout_metrics import correlation as correlation
+from .rollout_metrics import correlation_time as correlation_time
+from .rollout_metrics import energy_spectrum as energy_spectrum
+from .rollout_metrics import error_growth as error_growth
+from .rollout_report import plot_error_growth as plot_error_growth
+from .rollout_report import plot_spectrum as plot_spectrum
 from .stepping import AbstractHistoryStepper as AbstractHistoryStepper
 from .stepping import Bundled as Bundled
 from .stepping import LearnedStepper as LearnedStepper

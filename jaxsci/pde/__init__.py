@@ -14,7 +14,8 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 ```
 
 - `Grid`: equally spaced points on a box. `GaussianRandomField`: random functions on it.
-- `AbstractStepper`, `FunctionStepper`, `ExponaxStepper`, `rollout`: one loop for every solver.
+- `AbstractStepper`, `FunctionStepper`, `ExponaxStepper`, `rollout`: one loop for every solver;
+  `guarded_rollout`: the same, stopping at the step that diverges.
 - `solve_elliptic`: −∇·(a∇u) = f by conservative finite volumes, differentiable in a and f.
 - `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
   `generate` and `accuracy`; `Dataset`: what they generate; `cached`: keeps it on disk.
@@ -30,6 +31,9 @@ from .datasets import read_torch_file as read_torch_file
 from .elliptic import FluxDifference as FluxDifference
 from .elliptic import solve_elliptic as solve_elliptic
 from .grid import Grid as Grid
+from .guard import Guard as Guard
+from .guard import GuardedRollout as GuardedRollout
+from .guard import guarded_rollout as guarded_rollout
 from .problems import BurgersOperator as BurgersOperator
 from .problems import DarcyFlow as DarcyFlow
 from .problems import Dataset as Dataset
