@@ -16,6 +16,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
   modes while training.
 - `relative_l2`, `relative_h1`, `normalised_rmse`, `band_errors`: losses and metrics.
 - `Normaliser`: shifts and scales that are part of the model.
+- `DilatedResNet`: a convolutional baseline. `augment`: a solved problem in `RandomCoordinates` is
+  one more training pair.
 - `LearnedStepper`, `Bundled`: an operator as a time step, with histories and bundles of frames;
   `forecast` drives them. Training recipes for any stepper: `one_step`, `unrolled`, `pushforward`,
   `curriculum`, `denoise`, `diverted_chain`, `physics_residual`.
@@ -23,7 +25,11 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
   pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
 """
 
+from .augment import RandomCoordinates as RandomCoordinates
+from .augment import SmoothCoordinates as SmoothCoordinates
+from .augment import augment as augment
 from .convert import from_neuralop as from_neuralop
+from .dilated_resnet import DilatedResNet as DilatedResNet
 from .fno import FNO as FNO
 from .fno import TFNO as TFNO
 from .fno import FNOBlock as FNOBlock

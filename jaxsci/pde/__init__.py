@@ -17,14 +17,22 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 - `AbstractStepper`, `FunctionStepper`, `ExponaxStepper`, `rollout`: one loop for every solver;
   `guarded_rollout`: the same, stopping at the step that diverges.
 - `solve_elliptic`: −∇·(a∇u) = f by conservative finite volumes, differentiable in a and f.
+- `Elliptic`, `ConvectionDiffusion`, `Wave`: how linear equations change with the coordinates.
 - `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
   `generate` and `accuracy`; `Dataset`: what they generate; `cached`: keeps it on disk.
+- `benchmarks`: trajectories of heat, advection, Burgers, Korteweg-de Vries, Kuramoto-Sivashinsky,
+  Fisher-KPP, waves in a box, Kolmogorov flow and Lorenz-96; train, valid and test in one call.
 - `neuralop_darcy`: Darcy data made by others, fetched once; `read_torch_file`: without PyTorch.
 """
 
+from . import benchmarks as benchmarks
 from .cache import cache_folder as cache_folder
 from .cache import cache_path as cache_path
 from .cache import cached as cached
+from .covariance import AbstractCovariantLaw as AbstractCovariantLaw
+from .covariance import ConvectionDiffusion as ConvectionDiffusion
+from .covariance import Elliptic as Elliptic
+from .covariance import Wave as Wave
 from .datasets import FetchError as FetchError
 from .datasets import neuralop_darcy as neuralop_darcy
 from .datasets import read_torch_file as read_torch_file
@@ -34,13 +42,17 @@ from .grid import Grid as Grid
 from .guard import Guard as Guard
 from .guard import GuardedRollout as GuardedRollout
 from .guard import guarded_rollout as guarded_rollout
+from .lorenz96 import TwoScaleLorenz96 as TwoScaleLorenz96
 from .problems import BurgersOperator as BurgersOperator
 from .problems import DarcyFlow as DarcyFlow
 from .problems import Dataset as Dataset
 from .problems import NavierStokesVorticity as NavierStokesVorticity
 from .problems import Problem as Problem
+from .problems import Trajectories as Trajectories
+from .problems import TrajectorySet as TrajectorySet
 from .random_fields import GaussianRandomField as GaussianRandomField
 from .stepper import AbstractStepper as AbstractStepper
 from .stepper import ExponaxStepper as ExponaxStepper
 from .stepper import FunctionStepper as FunctionStepper
 from .stepper import rollout as rollout
+from .wave import WaveBox as WaveBox
