@@ -1,5 +1,8 @@
 """M-FAC against 50 recorded steps of its authors' code, dense inverses, and constrained minima."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -165,3 +168,28 @@ def test_what_is_refused():
         mfac(window=2).init(jnp.arange(2))
     with pytest.warns(UserWarning, match="GiB"):
         jax.eval_shape(mfac(window=10**6).init, jnp.zeros(10**5))
+
+
+MANY = """
+import jax, jax.numpy as jnp, jax.random as jr
+from jaxsci.optim import obs_prune
+
+w = jr.normal(jr.key(0), (3, 4000))
+rows = jr.normal(jr.key(1), (3, 128, 4000))
+
+def prune(w, rows):
+    return obs_prune(w, rows, 0.8, damp=1.0, block=64, rounds=2)[0]
+
+many = jax.jit(jax.vmap(prune))
+for _ in range(5):
+    found = jax.block_until_ready(many(w, rows))
+one = jax.jit(prune)(w[1], rows[1])
+# Another order of the sums: a few ε times the length of the weights.
+assert jnp.linalg.norm(found[1] - one) < 1e-4 * jnp.linalg.norm(one)
+"""
+
+
+def test_many_networks_at_once():
+    """In a process of its own, as a deadlock of XLA's threads would not end."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", MANY], check=True, timeout=120, env=environment)

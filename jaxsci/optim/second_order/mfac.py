@@ -273,10 +273,15 @@ def obs_prune(
         )
     w = ravel(params, dtype)
     rows = jax.vmap(lambda g: ravel(g, dtype))(loss_grads)
-    kept = jnp.ones(w.size, bool)
-    for index in range(1, rounds + 1):
-        n_kept = round(w.size * (1 - sparsity) ** (index / rounds))
-        w, kept = _prune_round(w, rows, kept, w.size - n_kept, damp, block)
+    kept_sizes = [round(w.size * (1 - sparsity) ** (i / rounds)) for i in range(1, rounds + 1)]
+
+    def one(carry, n):
+        w, kept = carry
+        return _prune_round(w, kept, rows, w.size - n, damp, block), None
+
+    # A loop, so that what one round solves and the next one factorises never run at the same time:
+    # see `_cholesky`.
+    (w, kept), _ = jax.lax.scan(one, (w, jnp.ones(w.size, bool)), jnp.array(kept_sizes))
     unravel = unraveller(params, dtype)
     mask = jax.tree.map(lambda leaf: leaf > 0.5, unravel(kept.astype(dtype)))
     return unravel(w), mask
@@ -284,9 +289,9 @@ def obs_prune(
 
 def _prune_round(
     w: Float[Array, " d"],
-    rows: Float[Array, "m d"],
     kept: Bool[Array, " d"],
-    n_pruned: int,
+    rows: Float[Array, "m d"],
+    n_pruned: Int[Array, ""],
     damp: float,
     block: int | None,
 ) -> tuple[Float[Array, " d"], Bool[Array, " d"]]:
@@ -303,7 +308,7 @@ def _prune_round(
     diagonal = jax.vmap(Gram.diagonal)(fisher).reshape(-1)[:d]
     scores = jnp.where(kept, w**2 / (2 * diagonal), -1)
     order = jnp.argsort(scores)
-    still = jnp.ones(d, bool).at[order[:n_pruned]].set(False)
+    still = jnp.zeros(d, bool).at[order].set(jnp.arange(d) >= n_pruned)
     change = jax.vmap(Gram.solve)(fisher, split(jnp.where(kept & ~still, w / diagonal, 0)))
     return jnp.where(still, w - change.reshape(-1)[:d], 0), still
 
@@ -315,9 +320,13 @@ def _cholesky(products: Float[Array, "m m"], damp: Float[Array, ""]) -> Float[Ar
     lower = jnp.linalg.cholesky(shifted)
     # Also true for a factorisation that broke down, which is NaN.
     dependent = ~jnp.all(jnp.diagonal(lower) ** 2 > rounding * jnp.diagonal(shifted))
+    # Zero if not `dependent`: under vmap both branches run, and must do so one after the other. Two
+    # batched factorisations at the same time wait for each other's threads forever, on a CPU of
+    # two cores with jaxlib 0.10.2.
+    raise_by = jnp.where(dependent, rounding * jnp.diagonal(products), 0)
 
     def raised() -> Float[Array, "m m"]:
-        return jnp.linalg.cholesky(shifted + jnp.diag(rounding * jnp.diagonal(products)))
+        return jnp.linalg.cholesky(shifted + jnp.diag(raise_by))
 
     return jax.lax.cond(dependent, raised, lambda: lower)
 
