@@ -16,6 +16,8 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 - `Grid`: equally spaced points on a box. `GaussianRandomField`: random functions on it.
 - `AbstractStepper`, `FunctionStepper`, `ExponaxStepper`, `rollout`: one loop for every solver;
   `guarded_rollout`: the same, stopping at the step that diverges.
+- `ETDRK4`, `WaveBox`, `TwoScaleLorenz96`: steppers for dispersive equations, waves between walls,
+  and Lorenz's model of weather.
 - `solve_elliptic`: −∇·(a∇u) = f by conservative finite volumes, differentiable in a and f.
 - `Elliptic`, `ConvectionDiffusion`, `Wave`: how linear equations change with the coordinates.
 - `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
@@ -38,6 +40,8 @@ from .datasets import neuralop_darcy as neuralop_darcy
 from .datasets import read_torch_file as read_torch_file
 from .elliptic import FluxDifference as FluxDifference
 from .elliptic import solve_elliptic as solve_elliptic
+from .etdrk import ETDRK4 as ETDRK4
+from .etdrk import korteweg_de_vries_step as korteweg_de_vries_step
 from .grid import Grid as Grid
 from .guard import Guard as Guard
 from .guard import GuardedRollout as GuardedRollout

@@ -10,3 +10,5 @@ from .darcy import DarcyFlow as DarcyFlow
 from .dataset import Dataset as Dataset
 from .dataset import Problem as Problem
 from .navier_stokes import NavierStokesVorticity as NavierStokesVorticity
+from .trajectories import Trajectories as Trajectories
+from .trajectories import TrajectorySet as TrajectorySet

@@ -69,19 +69,21 @@ class Problem(Protocol):
 
 
 def solve_in_chunks(
-    solve: Callable[[PRNGKeyArray], tuple[Array, ...]],
+    solve: Callable[..., tuple[Array, ...]],
     key: PRNGKeyArray,
     n: int,
     *,
     chunk: int,
     dtype,
     progress: Progress | None = None,
+    indexed: bool = False,
 ) -> tuple[np.ndarray, ...]:
     """`solve` for n keys in double precision, `chunk` of them at once.
 
-    Sample i depends on `fold_in(key, i)` alone: neither n nor the chunk's size changes it, and the
-    first m of n samples are the m samples. The last chunk is filled up with repeated work, so that
-    one compiled program serves all.
+    Sample i depends on `fold_in(key, i)` alone (`solve(key)`), or on it and i (`solve(key, i)`, if
+    `indexed`): neither n nor the chunk's size changes it, and the first m of n samples are the m
+    samples. The last chunk is filled up with repeated work, so that one compiled program serves
+    all.
     """
     check_count("n", n)
     dtype = np.dtype(dtype)
@@ -90,7 +92,12 @@ def solve_in_chunks(
     chunk = min(chunk, n)
     parts = []
     with jax.enable_x64(True):
-        batched = jax.jit(jax.vmap(lambda key, i: solve(jax.random.fold_in(key, i)), (None, 0)))
+
+        def one(key, i):
+            key = jax.random.fold_in(key, i)
+            return solve(key, i) if indexed else solve(key)
+
+        batched = jax.jit(jax.vmap(one, (None, 0)))
         for start in range(0, n, chunk):
             index = np.minimum(np.arange(start, start + chunk), n - 1).astype(np.uint32)
             keep = min(chunk, n - start)
