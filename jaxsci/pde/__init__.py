@@ -48,8 +48,10 @@ from .guard import GuardedRollout as GuardedRollout
 from .guard import guarded_rollout as guarded_rollout
 from .lorenz96 import TwoScaleLorenz96 as TwoScaleLorenz96
 from .problems import BurgersOperator as BurgersOperator
+from .problems import CombinedEquation as CombinedEquation
 from .problems import DarcyFlow as DarcyFlow
 from .problems import Dataset as Dataset
+from .problems import Forcing as Forcing
 from .problems import NavierStokesVorticity as NavierStokesVorticity
 from .problems import Problem as Problem
 from .problems import Trajectories as Trajectories

@@ -6,6 +6,8 @@ with `generate(key, n)`, a `Dataset` of input and output functions in memory, an
 """
 
 from .burgers import BurgersOperator as BurgersOperator
+from .combined import CombinedEquation as CombinedEquation
+from .combined import Forcing as Forcing
 from .darcy import DarcyFlow as DarcyFlow
 from .dataset import Dataset as Dataset
 from .dataset import Problem as Problem

@@ -1,18 +1,4 @@
-"""Benchmark problems by name, and any of them as training, validation and test data in one call.
-
-```python
-from jaxsci.pde import benchmarks
-
-data = benchmarks.trajectories(benchmarks.kuramoto_sivashinsky(), train=32, valid=8, test=8)
-data.train.frames  # (32, 141, 1, 256)
-
-pairs = benchmarks.pairs(DarcyFlow(resolution=33), train=1000, test=200)
-pairs.train.inputs  # (1000, 1, 33, 33)
-```
-
-The splits are generated from different seeds, so that the size of one changes nothing in another,
-and kept on disk (`jaxsci.pde.cached`). Periodic equations are solved by exponax.
-"""
+"""Benchmark problems by name, and their splits into training, validation and test data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +6,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from .cache import cached
-from .problems.dataset import Dataset, Problem
-from .problems.trajectories import Trajectories, TrajectorySet
+from ..cache import cached
+from ..problems.dataset import Dataset, Problem
+from ..problems.trajectories import Trajectories, TrajectorySet
 
 Data = TypeVar("Data")
 Values = float | Sequence[float]
