@@ -44,6 +44,16 @@ from .graph import grid_layout as grid_layout
 from .graph import pack as pack
 from .graph import pad as pad
 from .graph import take_rows as take_rows
+from .message_passing import EdgeLinear as EdgeLinear
+from .message_passing import EdgeMLP as EdgeMLP
+from .message_passing import EncodeProcessDecode as EncodeProcessDecode
+from .message_passing import GATv2Conv as GATv2Conv
+from .message_passing import InteractionNetwork as InteractionNetwork
+from .message_passing import Message as Message
+from .message_passing import MessagePassing as MessagePassing
+from .message_passing import ResidualUpdate as ResidualUpdate
+from .message_passing import RowLinear as RowLinear
+from .message_passing import RowMLP as RowMLP
 from .mlp import ChannelLinear as ChannelLinear
 from .mlp import ChannelMLP as ChannelMLP
 from .mlp import mix_channels as mix_channels

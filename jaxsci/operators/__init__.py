@@ -21,6 +21,7 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `LearnedStepper`, `Bundled`: an operator as a time step, with histories and bundles of frames;
   `forecast` drives them. Training recipes for any stepper: `one_step`, `unrolled`, `pushforward`,
   `curriculum`, `denoise`, `diverted_chain`, `physics_residual`.
+- `Refiner` with `refinement`: PDE-Refiner, a step that is predicted and then refined.
 - Long rollouts: `accumulated_mse`, `error_growth`, `correlation_time`, `energy_spectrum`, and the
   pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
 """
@@ -35,6 +36,17 @@ from .fno import TFNO as TFNO
 from .fno import FNOBlock as FNOBlock
 from .incremental import grow_modes_by_gradient as grow_modes_by_gradient
 from .incremental import grow_modes_by_loss as grow_modes_by_loss
+from .kernel_integral import KernelIntegral as KernelIntegral
+from .kernel_integral import LowRankIntegral as LowRankIntegral
+from .kernel_integral import Multilevel as Multilevel
+from .kernel_integral import MultipoleVCycle as MultipoleVCycle
+from .kernel_integral import grid_subsets as grid_subsets
+from .kernel_integral import multilevel as multilevel
+from .kernel_integral_operators import GNO as GNO
+from .kernel_integral_operators import LNO as LNO
+from .kernel_integral_operators import MGNO as MGNO
+from .kernel_integral_operators import KernelDomain as KernelDomain
+from .kernel_integral_operators import KernelOperator as KernelOperator
 from .metrics import band_errors as band_errors
 from .metrics import normalised_rmse as normalised_rmse
 from .metrics import relative_h1 as relative_h1
@@ -52,6 +64,9 @@ from .recipes import one_step as one_step
 from .recipes import physics_residual as physics_residual
 from .recipes import pushforward as pushforward
 from .recipes import unrolled as unrolled
+from .refiner import Refiner as Refiner
+from .refiner import refinement as refinement
+from .refiner import refiner_loss as refiner_loss
 from .rollout_metrics import accumulated_mse as accumulated_mse
 from .rollout_metrics import correlation as correlation
 from .rollout_metrics import correlation_time as correlation_time
