@@ -8,6 +8,7 @@ The rooms are submodules that load on first use, so `import jaxsci` costs next t
 
 - `jaxsci.autodiff`: curvature operators and derivative estimators.
 - `jaxsci.manifolds`: Riemannian manifolds behind one protocol.
+- `jaxsci.dynamics`: solvers for differential equations, on diffrax.
 - `jaxsci.optim`: optimisers as optax transformations.
 - `jaxsci.pde`: grids, equations, classical solvers, benchmark problems.
 - `jaxsci.nn`: layers that all models share.
@@ -21,7 +22,17 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("autodiff", "experiment", "manifolds", "nn", "operators", "optim", "pde", "train")
+_ROOMS = (
+    "autodiff",
+    "dynamics",
+    "experiment",
+    "manifolds",
+    "nn",
+    "operators",
+    "optim",
+    "pde",
+    "train",
+)
 
 
 def __getattr__(name: str) -> ModuleType:
