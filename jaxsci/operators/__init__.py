@@ -18,6 +18,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `Normaliser`: shifts and scales that are part of the model.
 - `DilatedResNet`: a convolutional baseline. `augment`: a solved problem in `RandomCoordinates` is
   one more training pair.
+- `Closure`: a coarse model with a learned correction, for diffrax; `PolynomialClosure`,
+  `unresolved`.
 - `LearnedStepper`, `Bundled`: an operator as a time step, with histories and bundles of frames;
   `forecast` drives them. Training recipes for any stepper: `one_step`, `unrolled`, `pushforward`,
   `curriculum`, `denoise`, `diverted_chain`, `physics_residual`.
@@ -29,6 +31,10 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 from .augment import RandomCoordinates as RandomCoordinates
 from .augment import SmoothCoordinates as SmoothCoordinates
 from .augment import augment as augment
+from .closures import Closure as Closure
+from .closures import PolynomialClosure as PolynomialClosure
+from .closures import no_closure as no_closure
+from .closures import unresolved as unresolved
 from .convert import from_neuralop as from_neuralop
 from .dilated_resnet import DilatedResNet as DilatedResNet
 from .fno import FNO as FNO
