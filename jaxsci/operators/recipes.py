@@ -71,7 +71,7 @@ def one_step(distance: Distance = mean_square) -> Recipe:
     def recipe(stepper, window, cond=None, *, key=None, progress=1.0):
         del progress
         k, b = window_sizes(stepper)
-        window, key = _cut(window, k + b, key, "one_step")
+        window, key = cut_window(window, k + b, key, "one_step")
         state = stepper.step(start(stepper, window[:k], cond), cond, key=key)
         return distance(predicted(stepper, state), window[k:]), {}
 
@@ -108,7 +108,7 @@ def unrolled(
     def recipe(stepper, window, cond=None, *, key=None, progress=1.0):
         del progress
         k, b = window_sizes(stepper)
-        window, key = _cut(window, k + n * b, key, "unrolled")
+        window, key = cut_window(window, k + n * b, key, "unrolled")
         targets = window[k:].reshape(n, b, *window.shape[1:])
 
         def body(state, step):
@@ -155,7 +155,7 @@ def pushforward(
         if key is None:
             raise ValueError("pushforward: needs a key, the number of steps is random")
         key, count_key = jr.split(key)
-        window, key = _cut(window, k + (max_unroll + 1) * b, key, "pushforward")
+        window, key = cut_window(window, k + (max_unroll + 1) * b, key, "pushforward")
         most: Any = max_unroll
         if ramp > 0:
             most = jnp.floor(jnp.asarray(progress) / ramp).astype(jnp.int32)
@@ -295,7 +295,7 @@ def denoise(
         if key is None:
             raise ValueError("denoise: needs a key for the noise")
         key, noise_key = jr.split(key)
-        window, key = _cut(window, k + b, key, "denoise")
+        window, key = cut_window(window, k + b, key, "denoise")
         noisy = add_noise(window[:k], noise_key, eps=eps, relative=relative)
         return forced(
             stepper, jnp.concatenate([noisy, window[k:]]), cond, key=key, progress=progress
@@ -364,7 +364,7 @@ def diverted_chain(
     def recipe(stepper, window, cond=None, *, key=None, progress=1.0):
         del progress
         _one_frame(stepper, "diverted_chain")
-        window, key = _cut(window, 1, key, "diverted_chain")
+        window, key = cut_window(window, 1, key, "diverted_chain")
 
         def one(state, index):
             field = stepper.output(state)
@@ -425,7 +425,7 @@ def physics_residual(
     def recipe(stepper, window, cond=None, *, key=None, progress=1.0):
         del progress
         k, _ = window_sizes(stepper)
-        window, key = _cut(window, k, key, "physics_residual")
+        window, key = cut_window(window, k, key, "physics_residual")
 
         def defect(previous, following):
             r = residual(previous, following, cond)
@@ -451,7 +451,7 @@ def _one_frame(stepper: AbstractStepper, name: str) -> None:
         raise ValueError(f"{name}: works on steppers of one frame, got {type(stepper).__name__}")
 
 
-def _cut(
+def cut_window(
     window: Array, needed: int, key: PRNGKeyArray | None, name: str
 ) -> tuple[Array, PRNGKeyArray | None]:
     """`needed` frames of the window, from a random place if there are more and there is a key."""
