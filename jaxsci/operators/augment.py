@@ -185,6 +185,9 @@ def _sample(field: Array, points: Float[Array, "n d"], grid: Grid, method: str) 
     axes = [jnp.linspace(0.0, 1.0, n, dtype=field.dtype) for n in grid.shape]
     values = jnp.moveaxis(field.reshape(-1, *grid.shape), 0, -1)
     queries = jnp.clip(points, 0.0, 1.0).T  # rounding may put an end outside
-    interpolate = interpax.interp1d if dim == 1 else interpax.interp2d
-    sampled = interpolate(*queries, *axes, values, method=method)
+    if dim == 1:
+        sampled = interpax.interp1d(queries[0], axes[0], values, method=method)
+    else:
+        (xi, eta), (x, y) = queries, axes
+        sampled = interpax.interp2d(xi, eta, x, y, values, method=method)
     return jnp.moveaxis(sampled, -1, 0).reshape(field.shape)
