@@ -6,7 +6,7 @@ grid is an immutable `equinox.Module`, random keys are passed in, and the types 
 
 The rooms are submodules that load on first use, so `import jaxsci` costs next to nothing:
 
-- `jaxsci.autodiff`: curvature operators and derivative estimators.
+- `jaxsci.autodiff`: differential operators, their estimators, and curvature.
 - `jaxsci.manifolds`: Riemannian manifolds behind one protocol.
 - `jaxsci.dynamics`: solvers for differential equations, on diffrax.
 - `jaxsci.optim`: optimisers as optax transformations.

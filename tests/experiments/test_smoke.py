@@ -10,6 +10,9 @@ import pytest
 from jaxsci.cli import main
 
 SLUGS = {
+    "autodiff": [
+        "stde",
+    ],
     "optim": [
         "accelerated-sgd-interpolation",
         "adabound",
