@@ -97,13 +97,46 @@ def test_the_first_step_by_hand(x64):
     tau = min(g @ (d * g) / np.sum((A @ (d * g)) ** 2), radius / np.sqrt(g @ (d * g)))
     cauchy = -tau * d * g
     inside = np.clip(x - np.linalg.solve(A, F), 0, 1) - x
-    newton = max(0.99995, 1 - np.linalg.norm(inside)) * inside
+    full = -np.linalg.solve(A, F)
+    room = np.min(np.where(full > 0, 1 - x, x) / np.abs(full))
     t = np.linspace(0, 1, 200_001)[:, None]
-    path = cauchy + t * (newton - cauchy)
+    # At Newton's step, the projected one and the one that is cut.
+    ends = max(0.99995, 1 - np.linalg.norm(inside)) * inside, min(1, 0.99995 * room) * full
+    path = np.concatenate([cauchy + t * (end - cauchy) for end in ends])
     allowed = np.linalg.norm(path / np.sqrt(d), axis=1) <= radius
     values = np.where(allowed, np.sum((F + path @ A.T) ** 2, axis=1), np.inf)
     # The grid on the segment.
     np.testing.assert_allclose(found, x + path[np.argmin(values)], atol=1e-5)
+
+
+def test_a_valley_that_ends_in_a_bound(x64, key):
+    """Bullard and Biegler's equations, where a projected Newton step leaves the valley."""
+
+    def fn(x, _):
+        return jnp.array([1e4 * x[0] * x[1] - 1, jnp.exp(-x[0]) + jnp.exp(-x[1]) - 1.001])
+
+    lower, upper = jnp.array([5.45e-6, 2.196e-3]), jnp.array([4.553, 18.21])
+    starts = lower + jax.random.uniform(key, (60, 2), minval=0.01, maxval=0.99) * (upper - lower)
+    run = jax.jit(jax.vmap(lambda x: solve(fn, x, lower, upper, HMZ(), throw=False, max_steps=200)))
+    found = run(starts)
+    solved = np.asarray(found.result == optx.RESULTS.successful)
+    # The published root; its first component is 1.45e-5.
+    np.testing.assert_allclose(found.value[solved, 0], 1.45e-5, rtol=2e-3)
+    peer = np.mean(
+        [
+            np.max(np.abs(
+                least_squares(
+                    lambda x: np.asarray([1e4 * x[0] * x[1] - 1,
+                                          np.exp(-x[0]) + np.exp(-x[1]) - 1.001]),
+                    start, bounds=(lower, upper), method="trf", xtol=1e-15, ftol=1e-15, gtol=1e-15,
+                    max_nfev=200,
+                ).fun
+            )) < 1e-8
+            for start in np.asarray(starts)
+        ]
+    )  # fmt: skip
+    # With the projected step alone: about half.
+    assert solved.mean() >= peer - 0.1
 
 
 def test_derivatives_trees_and_compilation(x64):
