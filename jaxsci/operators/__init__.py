@@ -24,6 +24,7 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
   `forecast` drives them. Training recipes for any stepper: `one_step`, `unrolled`, `pushforward`,
   `curriculum`, `denoise`, `diverted_chain`, `physics_residual`.
 - `Refiner` with `refinement`: PDE-Refiner, a step that is predicted and then refined.
+- `CAPE`: any operator made aware of an equation's parameters.
 - Long rollouts: `accumulated_mse`, `error_growth`, `correlation_time`, `energy_spectrum`, and the
   pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
 """
@@ -35,6 +36,9 @@ from .closures import Closure as Closure
 from .closures import PolynomialClosure as PolynomialClosure
 from .closures import no_closure as no_closure
 from .closures import unresolved as unresolved
+from .cape import CAPE as CAPE
+from .cape import ChannelAttention as ChannelAttention
+from .cape import guess_loss as guess_loss
 from .convert import from_neuralop as from_neuralop
 from .dilated_resnet import DilatedResNet as DilatedResNet
 from .fno import FNO as FNO
@@ -57,6 +61,12 @@ from .metrics import band_errors as band_errors
 from .metrics import normalised_rmse as normalised_rmse
 from .metrics import relative_h1 as relative_h1
 from .metrics import relative_l2 as relative_l2
+from .mp_pde import MPPDE as MPPDE
+from .mp_pde import BundleDecoder as BundleDecoder
+from .mp_pde import MPPDELayer as MPPDELayer
+from .mp_pde import MPPDEPoints as MPPDEPoints
+from .mp_pde import append_time as append_time
+from .mp_pde import decoder_kernels as decoder_kernels
 from .normalise import Normalised as Normalised
 from .normalise import Normaliser as Normaliser
 from .recipes import Recipe as Recipe
