@@ -14,6 +14,8 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 ```
 
 - `Grid`: equally spaced points on a box. `GaussianRandomField`: random functions on it.
+- `Box`, `Ball`, `Simplex`, `SpaceTime`, `union`, `intersection`, `difference`: domains, with points
+  inside and on the boundary, normals and signed distances.
 - `AbstractStepper`, `FunctionStepper`, `ExponaxStepper`, `rollout`: one loop for every solver;
   `guarded_rollout`: the same, stopping at the step that diverges.
 - `ETDRK4`, `WaveBox`, `TwoScaleLorenz96`: steppers for dispersive equations, waves between walls,
@@ -38,6 +40,17 @@ from .covariance import Wave as Wave
 from .datasets import FetchError as FetchError
 from .datasets import neuralop_darcy as neuralop_darcy
 from .datasets import read_torch_file as read_torch_file
+from .domains import AbstractDomain as AbstractDomain
+from .domains import Ball as Ball
+from .domains import BoundaryPoints as BoundaryPoints
+from .domains import Box as Box
+from .domains import Combined as Combined
+from .domains import Interval as Interval
+from .domains import Simplex as Simplex
+from .domains import SpaceTime as SpaceTime
+from .domains import difference as difference
+from .domains import intersection as intersection
+from .domains import union as union
 from .elliptic import FluxDifference as FluxDifference
 from .elliptic import solve_elliptic as solve_elliptic
 from .etdrk import ETDRK4 as ETDRK4
