@@ -88,7 +88,7 @@ def test_the_noisiest_level_is_a_one_step_prediction(key):
     keys = jr.split(key, 40)
     losses = [float(refiner_loss(refiner, u, u + 0.3, key=k)) for k in keys[:8]]
     alone = [loss for loss, x in zip(losses, seen, strict=True) if not np.any(x[1] == x[0])]
-    # y is one everywhere: a zero network has the error 1 there, and 1/2 and noise at the other level.
+    # y is one everywhere: a zero network has the error 1 there, at the other level 1/2 and noise.
     assert any(loss == pytest.approx(1.0, rel=1e-6) for loss in alone)
 
 
