@@ -46,6 +46,8 @@ SLUGS = {
         "u-mup",
     ],
     "operators": [
+        "covariance-augmentation",
+        "multiscale-neural-operator",
         "neural-operator",
     ],
 }
