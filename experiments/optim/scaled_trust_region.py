@@ -12,16 +12,17 @@ function, the badly scaled two equations of Bullard and Biegler, Chandrasekhar's
 singular case, and Broyden's tridiagonal system in [−1, 1]. A start counts as solved if the largest
 |F| falls to 1e-8 within the iterations allowed.
 
-**What was found.** The claim does not reproduce: in no system is the mixture the best. All five
-solve every start of Himmelblau's and Chandrasekhar's; CL, HUU and the mixture iterate about equally
-often there (the mixture up to one more), HMZ more. Bullard and Biegler's is solved from about half
-of the starts, by the mixture from the same ones as by CL, HUU and KK, by HMZ from others, in all a
-few more or fewer. The rest stop in the valley x₁ x₂ = 1e-4, where the projection to the box spoils
-the Newton step; SciPy's reflective method, without such a projection, solves nine of ten. Of
-Broyden's random starts hardly any is solved, by SciPy none: those looked at end in minima of ‖F‖ on
-the bounds that are no roots. HMZ solves 5 to 25 percent, the others 0 to 15. So the mixture is at
-least as good as the worst in every seed tried, and whether it keeps within 2 points of the best,
-HMZ, and whether it iterates no more often than the median, changes with the seed. (The paper's
+**What was found.** The claim does not reproduce: in no system is the mixture the best, HMZ is. All
+five solve every start of Himmelblau's and Chandrasekhar's; CL, HUU and the mixture iterate about
+equally often there (the mixture up to one more), HMZ more. Bullard and Biegler's is solved by HMZ
+from nine of ten starts, as by SciPy's reflective method, and by the mixture from a half to two
+thirds, as by CL, HUU and KK: the others' first steps go along the steepest descent to the lower
+bound of x₂ and creep along it, or they follow the valley x₁ x₂ = 1e-4 too slowly. (With a projected
+Newton step alone, all five solve half.) Of Broyden's random starts hardly any is solved, by SciPy
+none: those looked at end in minima of ‖F‖ on the bounds that are no roots. HMZ solves 5 to 25
+percent, the others 0 to 20. So the mixture is not within 2 points of the best, HMZ, in any seed
+tried; it is about as good as CL, HUU and KK, in some seeds by one start worse than the worst, and
+iterates no more often than the median in most. (The paper's
 weights were not known here; the mean is meant.)
 """
 

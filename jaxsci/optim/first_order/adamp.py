@@ -38,25 +38,32 @@ def project_scale_invariant(
     """
     if weight.ndim < 2:
         return update, jnp.zeros((), bool)
-    moved = jnp.moveaxis(weight, channel_axis, 0).shape
-
-    def rows(x: Array) -> Array:
-        return jnp.moveaxis(x, channel_axis, 0).reshape(moved[0], -1)
+    axis = channel_axis % weight.ndim
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    size = weight.shape[axis]
 
     def coefficient(ww: Array, gg: Array, gw: Array, wu: Array, n: int) -> tuple[Array, Array]:
         """β with u − β w the projected update, and whether w looks scale-invariant."""
-        size = jnp.maximum(jnp.sqrt(ww), eps) * jnp.maximum(jnp.sqrt(gg), eps)
-        passed = jnp.max(jnp.abs(gw) / size) < delta / jnp.sqrt(n)
+        norms = jnp.maximum(jnp.sqrt(ww), eps) * jnp.maximum(jnp.sqrt(gg), eps)
+        passed = jnp.max(jnp.abs(gw) / norms) < delta / jnp.sqrt(n)
         return wu / (jnp.sqrt(ww) + eps) ** 2, passed
 
-    u, g, w = rows(update), rows(gradient), rows(weight)
-    # One pass over the rows; what the whole layer needs are sums of it.
-    ww, gg, gw, wu = (jnp.sum(a * b, 1) for a, b in ((w, w), (g, g), (g, w), (w, u)))
-    by_channel, channel = coefficient(ww, gg, gw, wu, w.shape[1])
-    by_layer, layer = coefficient(jnp.sum(ww), jnp.sum(gg), jnp.sum(gw), jnp.sum(wu), w.size)
+    dtype = jnp.promote_types(weight.dtype, jnp.float32)
+    u, g, w = (x.astype(dtype) for x in (update, gradient, weight))
+    # One reduction of four sums: the arrays are read once and no product is stored. What the whole
+    # layer needs are sums of those of its channels.
+    ww, gg, gw, wu = jax.lax.reduce(
+        (w * w, g * g, g * w, w * u),
+        (jnp.zeros((), dtype),) * 4,
+        lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+        others,
+    )
+    by_channel, channel = coefficient(ww, gg, gw, wu, weight.size // max(size, 1))
+    whole = jnp.sum(jnp.stack([ww, gg, gw, wu]), 1)
+    by_layer, layer = coefficient(whole[0], whole[1], whole[2], whole[3], weight.size)
     beta = jnp.where(channel, by_channel, jnp.where(layer, by_layer, 0))
-    new = u - beta[:, None] * w
-    return jnp.moveaxis(new.reshape(moved), 0, channel_axis).astype(update.dtype), channel | layer
+    new = u - jnp.expand_dims(beta, others) * w
+    return new.astype(update.dtype), channel | layer
 
 
 def _projected(

@@ -10,8 +10,9 @@
 The scaling d is what such methods differ in: it bends the step away from bounds, and vanishes only
 at a bound that the step is pushed into. Four known ones are here, and their convex combinations,
 which arXiv:1904.09209 proposes. (The constants are those of constrained-dogleg codes, which know
-p_P alone. A projection turns the step, which p_N does not: where a narrow valley ends in a bound,
-that doubles the share of starts that are solved, or adds a fourth, with the scaling.)
+p_P alone. A projection turns the step, a cut does not: in a narrow valley near a bound, p_N brings
+`HMZ` from half of the starts to nine of ten, as many as SciPy's reflective method, and helps the
+others little.)
 """
 
 import abc
@@ -150,6 +151,7 @@ class ScaledTrustRegion(optx.AbstractRootFinder):
 
     - `rtol`, `atol`: ends when `norm`(F) ≤ max(atol, rtol · norm(F(x0))).
     - `scaling`: `Mix()`, `CL()`, `HUU()`, `KK()`, `HMZ()`, or an `AbstractScaling` of your own.
+        `HMZ()` solves the most of badly scaled systems, and takes more iterations on others.
     - `theta`: how far towards a bound a step may go, below 1.
     - `radius0`: the first Δ.
     - `max_trials`: reductions of Δ in one iteration. If none gives enough decrease, the point is
