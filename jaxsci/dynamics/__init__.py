@@ -3,22 +3,43 @@
 - Stiff equations: `Rodas4` (start here), `Rodas5P`, `ROS3P`; with a rough Jacobian the TASE family
   `MSRKTASE2`, `MSRKTASE3`, `SinglyRKTASE`, `RKTASE`. One factorisation a step, no Newton iteration,
   constant mass matrices. Large ones: `banded_jacobian`, `BandedOperator`, `BlockCyclicReduction`.
+- Long times: `Yoshida4`, `Yoshida6`, `Yoshida8`, `BlanesMoan4`, `BlanesMoan6`, symplectic.
+- Gradients in constant memory: `reversible_solve`, with any explicit solver (`Reversible`).
 - `WTableau`, `tase_tableau`, `w_order_conditions`: methods of your own, checked when made.
+- `stiff_problems`: van der Pol, Robertson, HIRES, OREGO, Allen-Cahn, Brusselator, with references.
 
 Any of these goes where diffrax takes a solver: `diffrax.diffeqsolve(term, Rodas4(), …)`.
 """
 
+from .adjoints import ReversibleSolution as ReversibleSolution
+from .adjoints import reversible_solve as reversible_solve
+from .problems import StiffProblem as StiffProblem
+from .problems import allen_cahn as allen_cahn
+from .problems import brusselator as brusselator
+from .problems import hires as hires
+from .problems import orego as orego
+from .problems import robertson as robertson
+from .problems import stiff_problems as stiff_problems
+from .problems import van_der_pol as van_der_pol
 from .solvers import MSRKTASE2 as MSRKTASE2
 from .solvers import MSRKTASE3 as MSRKTASE3
 from .solvers import RKTASE as RKTASE
 from .solvers import ROS3P as ROS3P
+from .solvers import AbstractSymplectic as AbstractSymplectic
 from .solvers import AbstractWMethod as AbstractWMethod
 from .solvers import BandedOperator as BandedOperator
+from .solvers import BlanesMoan4 as BlanesMoan4
+from .solvers import BlanesMoan6 as BlanesMoan6
 from .solvers import BlockCyclicReduction as BlockCyclicReduction
+from .solvers import Leapfrog as Leapfrog
+from .solvers import Reversible as Reversible
 from .solvers import Rodas4 as Rodas4
 from .solvers import Rodas5P as Rodas5P
 from .solvers import SinglyRKTASE as SinglyRKTASE
 from .solvers import WTableau as WTableau
+from .solvers import Yoshida4 as Yoshida4
+from .solvers import Yoshida6 as Yoshida6
+from .solvers import Yoshida8 as Yoshida8
 from .solvers import banded_jacobian as banded_jacobian
 from .solvers import tase_tableau as tase_tableau
 from .solvers import w_order_conditions as w_order_conditions

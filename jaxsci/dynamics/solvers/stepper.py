@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
-from equinox import AbstractVar
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Inexact, PyTree
 
+from ._abstract import AbstractVar
 from .tableau import WTableau
 
 Jacobian = Literal["exact", "frozen", "matrix-free"] | Callable[[Any, Any, Any], Any]
