@@ -72,9 +72,8 @@ def gravity(
         rate: Any = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def push(velocity: Array, g: Array) -> Array:
-            size = jnp.abs(g)
             # 1/m; a gradient of zeros has no largest entry, and none is needed.
-            ratio = size * jnp.max(size, initial=0)
+            ratio = jnp.abs(g) * _largest(g)
             zeta = g / (1 + ratio**2)
             return (average * velocity + (1 - average) * zeta).astype(velocity.dtype)
 
@@ -83,3 +82,18 @@ def gravity(
         return new, GravityState(jnp.asarray(optax.safe_increment(state.count)), velocity)
 
     return optax.GradientTransformationExtraArgs(cast(Any, init), cast(Any, update))
+
+
+def _largest(g: Array) -> Array:
+    """max |g|, 0 for no entries."""
+    if jnp.iscomplexobj(g):
+        return jnp.max(jnp.abs(g), initial=0)
+    # The largest and the smallest in one pass: |g| would be stored before it is reduced.
+    zero = jnp.zeros((), g.dtype)
+    high, low = jax.lax.reduce(
+        (g, g),
+        (zero, zero),
+        lambda a, b: (jnp.maximum(a[0], b[0]), jnp.minimum(a[1], b[1])),
+        tuple(range(g.ndim)),
+    )
+    return jnp.maximum(high, -low)
