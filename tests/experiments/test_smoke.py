@@ -13,6 +13,12 @@ SLUGS = {
     "autodiff": [
         "stde",
     ],
+    "manifolds": [
+        "riemannian-adam",
+    ],
+    "nn": [
+        "u-mup",
+    ],
     "optim": [
         "accelerated-sgd-interpolation",
         "adabound",
@@ -34,7 +40,6 @@ SLUGS = {
         "powersgd",
         "psgd-lie",
         "quadratic-sync",
-        "riemannian-adam",
         "rmsprop-adam-convergence",
         "sam-sde",
         "sania",
@@ -43,7 +48,6 @@ SLUGS = {
         "shootout",
         "smb",
         "thermodynamic-ngd",
-        "u-mup",
     ],
     "operators": [
         "covariance-augmentation",
