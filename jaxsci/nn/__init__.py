@@ -5,6 +5,9 @@ them, pointwise maps of channels, coordinates and embeddings as features; convol
 by axis, norms, attention, and the one `UNet` made of them; `FlaxModel`, which makes any Flax module
 an Equinox one. Layers act on one example, channels first (`"c *grid"`); batches are made by
 `jax.vmap`.
+
+`Graph` and its layouts `Coo` and `Table`, `radius` and `knn` to make them from positions, and
+message passing on them; features of nodes are rows (`"n c"`).
 """
 
 from . import unit_scaling as unit_scaling
