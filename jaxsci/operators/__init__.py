@@ -14,6 +14,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `FNO`, `TFNO`: the Fourier neural operator and its Tucker form; `from_neuralop` takes over
   weights of the neuraloperator library; `grow_modes_by_loss` and `grow_modes_by_gradient` add
   modes while training.
+- `GNO`, `LNO`, `MGNO`: operators by kernel integrals, on grids and on scattered points.
+- `MPPDE`: the message-passing solver, a stepper for grids and scattered points.
 - `relative_l2`, `relative_h1`, `normalised_rmse`, `band_errors`: losses and metrics.
 - `Normaliser`: shifts and scales that are part of the model.
 - `DilatedResNet`: a convolutional baseline. `augment`: a solved problem in `RandomCoordinates` is
@@ -25,6 +27,7 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
   `curriculum`, `denoise`, `diverted_chain`, `physics_residual`.
 - `Refiner` with `refinement`: PDE-Refiner, a step that is predicted and then refined.
 - `CAPE`: any operator made aware of an equation's parameters.
+- `T1`: Transform Once, whose layers all act on cosine coefficients; `dct`, `relative_l2_coef`.
 - Long rollouts: `accumulated_mse`, `error_growth`, `correlation_time`, `energy_spectrum`, and the
   pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
 """
@@ -32,13 +35,13 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 from .augment import RandomCoordinates as RandomCoordinates
 from .augment import SmoothCoordinates as SmoothCoordinates
 from .augment import augment as augment
+from .cape import CAPE as CAPE
+from .cape import ChannelAttention as ChannelAttention
+from .cape import guess_loss as guess_loss
 from .closures import Closure as Closure
 from .closures import PolynomialClosure as PolynomialClosure
 from .closures import no_closure as no_closure
 from .closures import unresolved as unresolved
-from .cape import CAPE as CAPE
-from .cape import ChannelAttention as ChannelAttention
-from .cape import guess_loss as guess_loss
 from .convert import from_neuralop as from_neuralop
 from .dilated_resnet import DilatedResNet as DilatedResNet
 from .fno import FNO as FNO
@@ -95,3 +98,10 @@ from .stepping import Bundled as Bundled
 from .stepping import LearnedStepper as LearnedStepper
 from .stepping import forecast as forecast
 from .stepping import window_sizes as window_sizes
+from .t1 import T1 as T1
+from .t1 import T1Layer as T1Layer
+from .t1 import dct as dct
+from .t1 import idct as idct
+from .t1 import modes_for as modes_for
+from .t1 import relative_l2_coef as relative_l2_coef
+from .t1 import variance_preserving_std as variance_preserving_std
