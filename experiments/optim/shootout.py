@@ -8,9 +8,9 @@ Fourier neural operator for Darcy flow in 1-D (mini-batches), a quadratic of con
 Rosenbrock's chain of 100 variables.
 
 **Rules.** On each problem a method has the same number of trials, values of its main parameter
-(mostly the learning rate) on a grid of five decades, all on one seed. The value with the best
-training score (validation score where there are mini-batches) then runs with other seeds; reported
-is their median. A trial ends when its budget is spent, and a step that would exceed it is not
+(mostly the learning rate) on a grid of five decades, on one seed (`choosing`). The value with the
+best training score (validation score where there are mini-batches) then runs with other seeds;
+reported is their median. A trial ends when its budget is spent, and a step that would exceed it is not
 taken. Rates fall to zero as a cosine, for every method that has one. The unit of cost is a
 gradient with its value; a value alone counts 1/3, a product with a Hessian or Gauss-Newton matrix
 2, and a dense factorisation of d² entries d units on top of its d products. Line searches and
@@ -36,6 +36,11 @@ SAM around Adam, at half as many steps, pays on the MLP's test loss; on fixed fu
 stop away from the minimum. Methods that set their own step (SANIA, SMB) are in the first third on
 the MLP and behind on fixed functions. M-FAC needs the variety of mini-batches and does not work on
 full ones.
+
+A method that fails on a problem may have been unlucky: `sgdp` on the PINN and `psgd` on the FNO are
+given the largest rate that one seed survived, half a decade too much for the others. SGD with
+momentum fails on the PINN at the same rate, which that seed did not survive. Chosen by the worst of
+three seeds (`choosing=3`), both work on all: `sgdp` to SGD's error, 1e-3, and `psgd` to 0.30.
 """
 
 from collections.abc import Callable
@@ -66,6 +71,8 @@ class Config(experiment.Config):
     float64: bool = True
     trials: Annotated[int, Between(1, 100)] = 11
     """values of the main parameter that are tried, and seeds that are reported"""
+    choosing: Annotated[int, Between(1, 100)] = 1
+    """seeds on which a value of the main parameter is tried; its worst score counts"""
     effort: Annotated[float, Above(0)] = 1.0
     """factor of all budgets"""
     optimisers: tuple[str, ...] = ()
@@ -567,7 +574,7 @@ class Row(NamedTuple):
 
 
 def compete(method: Method, problem: Problem, config: Config, starts, picks, score) -> Row:
-    """Chooses the parameter on the first seed and reports the others."""
+    """Chooses the parameter on the first seeds and reports the others."""
     budget = config.effort * problem.budget
     hs = jnp.logspace(*method.decades, config.trials)
 
@@ -578,9 +585,13 @@ def compete(method: Method, problem: Problem, config: Config, starts, picks, sco
             lambda one: trial(method, problem, budget, data, *one), (hs, starts, picks)
         )
 
-    first = jax.tree.map(lambda x: jnp.repeat(x[:1], config.trials, 0), (starts, picks))
-    rest = jax.tree.map(lambda x: x[1:], (starts, picks))
-    tried = finite(score(go(problem.data, hs, *first).params, problem.data)[0])
+    def attempt(seed: int) -> np.ndarray:
+        same = jax.tree.map(lambda x: jnp.repeat(x[seed : seed + 1], config.trials, 0), seeds)
+        return finite(score(go(problem.data, hs, *same).params, problem.data)[0])
+
+    seeds = (starts, picks)
+    rest = jax.tree.map(lambda x: x[config.choosing :], seeds)
+    tried = np.max([attempt(seed) for seed in range(config.choosing)], 0)
     best = int(np.argmin(tried))
     found = go(problem.data, jnp.full(config.trials, hs[best]), *rest)
     scores = finite(score(found.params, problem.data)[1])
@@ -609,7 +620,7 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
             data_key, start_key, batch_key = jr.split(jr.fold_in(key, number), 3)
             problem = PROBLEMS[problem_name](data_key)
             labels.append(problem.label)
-            runs = config.trials + 1
+            runs = config.choosing + config.trials
             starts = jax.jit(lambda keys, p=problem: jax.lax.map(p.init, keys))(
                 jr.split(start_key, runs)
             )

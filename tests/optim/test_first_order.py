@@ -154,3 +154,30 @@ def test_what_is_refused():
             build()
     with pytest.raises(ValueError, match="params"):
         diffgrad().update(jnp.ones(2), diffgrad().init(jnp.ones(2)))
+
+
+def test_sgdp_is_stable_as_far_as_sgd(x64):
+    """The projection does not move the limit of momentum, 2 (1 + β)/λ for the curvature λ."""
+    stiffness, momentum = 10.0, 0.9
+    start = np.random.default_rng(2).normal(size=(3, 4))
+    for factor, converges in ((0.9, True), (1.1, False)):
+        rate = factor * 2 * (1 + momentum) / stiffness
+        for tx in (sgdp(rate, momentum), optax.sgd(rate, momentum)):
+            path = run(tx, lambda w: stiffness * (w - TARGET), start, 300)
+            # The slower root of the recursion at 0.9 of the limit is 0.95 = √β a step.
+            assert (float(jnp.max(jnp.abs(path[-1] - TARGET))) < 1e-4) == converges
+
+
+def test_one_reduction_along_any_axis(x64):
+    """Four axes and a channel axis in the middle: the same as channels first."""
+    rng = np.random.default_rng(5)
+    u, w = (jnp.asarray(rng.normal(size=(2, 5, 3, 2))) for _ in range(2))
+    g = jnp.asarray(rng.normal(size=(2, 5, 3, 2)))
+    g = g - w * jnp.sum(g * w, (0, 1, 3), keepdims=True) / jnp.sum(w**2, (0, 1, 3), keepdims=True)
+    found, projected = project_scale_invariant(u, g, w, channel_axis=2)
+    first = (jnp.moveaxis(x, 2, 0) for x in (u, g, w))
+    expected, _ = project_scale_invariant(*first)
+    np.testing.assert_allclose(jnp.moveaxis(found, 2, 0), expected, rtol=1e-13)
+    assert bool(projected)
+    # ε is 1e-8 of the length.
+    np.testing.assert_allclose(jnp.sum(found * w, (0, 1, 3)), 0, atol=1e-6)
