@@ -13,6 +13,7 @@ The rooms are submodules that load on first use, so `import jaxsci` costs next t
 - `jaxsci.pde`: grids, equations, classical solvers, benchmark problems.
 - `jaxsci.nn`: layers that all models share.
 - `jaxsci.operators`: neural operators and neural PDE solvers.
+- `jaxsci.pinn`: residual losses, collocation points, hard constraints.
 - `jaxsci.train`: the training loop, data, checkpoints.
 - `jaxsci.experiment`: configurations, claims, results, and what runs them.
 """
@@ -31,6 +32,7 @@ _ROOMS = (
     "operators",
     "optim",
     "pde",
+    "pinn",
     "train",
 )
 
