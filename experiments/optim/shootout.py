@@ -10,8 +10,8 @@ Rosenbrock's chain of 100 variables.
 **Rules.** On each problem a method has the same number of trials, values of its main parameter
 (mostly the learning rate) on a grid of five decades, on one seed (`choosing`). The value with the
 best training score (validation score where there are mini-batches) then runs with other seeds;
-reported is their median. A trial ends when its budget is spent, and a step that would exceed it is not
-taken. Rates fall to zero as a cosine, for every method that has one. The unit of cost is a
+reported is their median. A trial ends when its budget is spent, and a step that would exceed it is
+not taken. Rates fall to zero as a cosine, for every method that has one. The unit of cost is a
 gradient with its value; a value alone counts 1/3, a product with a Hessian or Gauss-Newton matrix
 2, and a dense factorisation of d² entries d units on top of its d products. Line searches and
 rejected steps are counted as they happen. Vector arithmetic is not counted.
