@@ -50,9 +50,17 @@ SLUGS = {
         "thermodynamic-ngd",
     ],
     "operators": [
+        "cape",
         "covariance-augmentation",
+        "mp-pde",
         "multiscale-neural-operator",
         "neural-operator",
+        "pde-refiner",
+        "transform-once",
+    ],
+    "pinn": [
+        "operator-preconditioning",
+        "r3-sampling",
     ],
 }
 FOLDER = Path(__file__).parents[2] / "experiments"
