@@ -70,7 +70,7 @@ class Config(experiment.Config):
     """F"""
     dt: Annotated[float, Above(0)] = 0.001
     """of the fine run"""
-    starts: Annotated[int, Between(2)] = 20
+    starts: Annotated[int, Between(2)] = 40
     """independent fine runs of one time unit each for training; as many for choosing rates"""
     ensemble: Annotated[int, Between(2)] = 200
     """forecasts"""
@@ -78,7 +78,7 @@ class Config(experiment.Config):
     """time units of a forecast"""
     trainings: Annotated[int, Between(1, 64)] = 3
     """of each network, from different weights"""
-    steps: Annotated[int, Between(1)] = 600
+    steps: Annotated[int, Between(1)] = 1500
     """updates of a training"""
     rates: tuple[float, ...] = (1e-3, 4e-3)
     """learning rates to choose from"""
@@ -95,10 +95,11 @@ PRESETS = {
         fast=4, dt=0.005, starts=2, ensemble=4, horizon=0.1, trainings=1, steps=2, rates=(1e-3,)
     ),
     "quick": Config(),
-    "full": Config(starts=60, steps=2000, climate=10.0, waves=True),
+    "full": Config(starts=80, steps=3000, climate=10.0, waves=True),
     "paper": Config(starts=1000, ensemble=1000, steps=20000, width=64, climate=100.0, waves=True),
 }
-EVERY = 0.05  # time units between the states that are kept
+EVERY = 0.05  # time units between the frames of a forecast
+LABELS = 0.01  # and between the states that closures are fitted to
 
 
 def coarse_tendency(forcing: float) -> Callable[[Array], Array]:
@@ -114,11 +115,11 @@ def coarse_tendency(forcing: float) -> Callable[[Array], Array]:
 
 @eqx.filter_jit
 def fine_runs(
-    system: TwoScaleLorenz96, key: PRNGKeyArray, slow: int, count: int, time: float
+    system: TwoScaleLorenz96, key: PRNGKeyArray, slow: int, count: int, time: float, every: float
 ) -> Float[Array, "count t 1+J K"]:
-    """States on the attractor, `EVERY` apart, of `count` runs."""
-    stride = round(EVERY / float(system.dt))
-    spin_up, steps = round(5 / EVERY), max(1, round(time / EVERY))
+    """States on the attractor, `every` apart, of `count` runs."""
+    stride = round(every / float(system.dt))
+    spin_up, steps = round(5 / every), max(1, round(time / every))
 
     def one(key):
         start = jr.normal(key, (1 + system.n_fast, slow)).at[0].multiply(5.0)
@@ -257,11 +258,12 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
 
     log.say("fine runs")
     data, valid = (
-        pairs(fine_runs(system, k, config.slow, config.starts, 1.0)) for k in (data_key, valid_key)
+        pairs(fine_runs(system, k, config.slow, config.starts, 1.0, LABELS))
+        for k in (data_key, valid_key)
     )
     u, r = data
     longest = max(config.horizon, config.climate)
-    truth = fine_runs(system, test_key, config.slow, config.ensemble, longest)
+    truth = fine_runs(system, test_key, config.slow, config.ensemble, longest, EVERY)
     test = pairs(truth[:, : round(config.horizon / EVERY) + 1])
 
     def fno(key):
