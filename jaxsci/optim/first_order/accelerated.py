@@ -18,10 +18,12 @@ from jaxtyping import Array, Float, PyTree
 
 
 class AcceleratedState(NamedTuple):
-    """w (the weights to evaluate), v, γ, and the inner optimiser's state; the parameters are y."""
+    """v, w (the weights to evaluate), γ, and the inner optimiser's state; the parameters are y."""
 
-    w: PyTree
+    # In this order: the old w is not read, so of a donated state only v can be reused, and JAX
+    # gives it to the first array that fits.
     v: PyTree
+    w: PyTree
     gamma: Float[Array, ""]
     inner: optax.OptState
 
@@ -83,7 +85,7 @@ def accelerated(
             first = gamma0
         # Copies, so that the state can be donated.
         w, v = (jax.tree.map(lambda p: jnp.array(p, copy=True), params) for _ in range(2))
-        return AcceleratedState(w, v, jnp.asarray(first, dtype), step.init(params))
+        return AcceleratedState(v, w, jnp.asarray(first, dtype), step.init(params))
 
     def next_alpha(gamma: Array) -> Array:
         """The positive root of α² + η (γ − μ) α − η γ = 0."""
@@ -120,6 +122,6 @@ def accelerated(
         others = (treedef.flatten_up_to(tree) for tree in (state.v, moves, directions))
         found = [one(*parts) for parts in zip(leaves, *others, strict=True)]
         w, v, change = (treedef.unflatten([parts[i] for parts in found]) for i in range(3))
-        return change, AcceleratedState(w, v, after, inner_state)
+        return change, AcceleratedState(v, w, after, inner_state)
 
     return optax.GradientTransformationExtraArgs(cast(Any, init), cast(Any, update))
