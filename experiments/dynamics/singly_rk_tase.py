@@ -18,6 +18,12 @@ than the same operator on all of them (singly methods) at fewer solves.
 4. *Adaptive*: attempted steps of `MSRKTASE3` and of diffrax's `Kvaerno3`, with its Newton
    iteration, under the same controller at a relative tolerance of 1e-4, and the errors they reach.
 
+**Found.** Modified methods are 10 to 300 times as accurate on the two partial differential
+equations. On the van der Pol oscillator (μ = 50, on the slow branch with steps 30 times the stiff
+time scale) the methods of order 3 lose order, and there SinglyRKTASE3 is the more accurate at large
+steps: that claim fails. With equal tolerances MSRKTASE3 takes fewer steps than Kvaerno3, and its
+errors are 2 to 15 times as large; `scripts/bench/stiff.py` compares errors against time.
+
 The coefficients of the modified methods are this project's (see `jaxsci.dynamics`), from the order
 conditions and R(∞) = 0; those of the paper were not compared.
 """  # noqa: E501
@@ -264,6 +270,8 @@ def plot(config, curves, work, tested):
                 )
         axis.set(title=problem, xlabel="steps", ylabel="relative error")
     axes[1].legend(fontsize=7)
-    for axis in axes:
+    for axis, steps in zip(axes, [config.order_steps, *[config.steps] * 3], strict=True):
+        axis.set_xticks(steps, [str(n) for n in steps])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     return figure

@@ -5,6 +5,8 @@
   constant mass matrices. Large ones: `banded_jacobian`, `BandedOperator`, `BlockCyclicReduction`.
 - Long times: `Yoshida4`, `Yoshida6`, `Yoshida8`, `BlanesMoan4`, `BlanesMoan6`, symplectic.
 - Gradients in constant memory: `reversible_solve`, with any explicit solver (`Reversible`).
+- Sampling: `ula`, `mala`, `underdamped`, and exact laws (`stationary_law_1d`, `w2_1d`, …).
+- Value functions of diffusions: `martingale_loss`, `ctd_lambda`, `clstd`, `cgtd2`, on a `Path`.
 - `WTableau`, `tase_tableau`, `w_order_conditions`: methods of your own, checked when made.
 - `stiff_problems`: van der Pol, Robertson, HIRES, OREGO, Allen-Cahn, Brusselator, with references.
 
@@ -13,6 +15,23 @@ Any of these goes where diffrax takes a solver: `diffrax.diffeqsolve(term, Rodas
 
 from .adjoints import ReversibleSolution as ReversibleSolution
 from .adjoints import reversible_solve as reversible_solve
+from .langevin import SamplingAlgorithm as SamplingAlgorithm
+from .langevin import langevin_terms as langevin_terms
+from .langevin import mala as mala
+from .langevin import stationary_law_1d as stationary_law_1d
+from .langevin import ula as ula
+from .langevin import ula_gaussian_law as ula_gaussian_law
+from .langevin import underdamped as underdamped
+from .langevin import w2_1d as w2_1d
+from .langevin import w2_gaussian as w2_gaussian
+from .policy_eval import Path as Path
+from .policy_eval import PolicyEvaluation as PolicyEvaluation
+from .policy_eval import cgtd2 as cgtd2
+from .policy_eval import clstd as clstd
+from .policy_eval import ctd0 as ctd0
+from .policy_eval import ctd_lambda as ctd_lambda
+from .policy_eval import martingale_loss as martingale_loss
+from .policy_eval import mean_square_td as mean_square_td
 from .problems import StiffProblem as StiffProblem
 from .problems import allen_cahn as allen_cahn
 from .problems import brusselator as brusselator

@@ -13,6 +13,11 @@ SLUGS = {
     "autodiff": [
         "stde",
     ],
+    "dynamics": [
+        "continuous-time-td",
+        "langevin-sqrt-d",
+        "singly-rk-tase",
+    ],
     "manifolds": [
         "riemannian-adam",
     ],

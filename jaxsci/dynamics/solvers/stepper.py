@@ -1,7 +1,7 @@
 """The step of every linearly implicit method: one Jacobian, one factorisation, a solve a stage."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import diffrax as dfx
 import equinox as eqx
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import optimistix as optx
+from equinox import AbstractVar
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Inexact, PyTree
 
-from ._abstract import AbstractVar
 from .tableau import WTableau
 
 Jacobian = Literal["exact", "frozen", "matrix-free"] | Callable[[Any, Any, Any], Any]
@@ -81,8 +81,12 @@ class AbstractWMethod(dfx.AbstractAdaptiveSolver):
     time_derivative: bool = eqx.field(default=True, kw_only=True)
     refresh: int | None = eqx.field(default=None, kw_only=True)
 
-    tableau: AbstractVar[WTableau]
     term_structure: ClassVar = dfx.AbstractTerm
+
+    if TYPE_CHECKING:  # else a type checker takes it for an argument
+        tableau: ClassVar[Any]
+    else:
+        tableau: AbstractVar[WTableau]
 
     def __check_init__(self):
         if not (callable(self.jacobian) or self.jacobian in ("exact", "frozen", "matrix-free")):
