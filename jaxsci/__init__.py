@@ -13,6 +13,7 @@ The rooms are submodules that load on first use, so `import jaxsci` costs next t
 - `jaxsci.pde`: grids, equations, classical solvers, benchmark problems.
 - `jaxsci.nn`: layers that all models share.
 - `jaxsci.operators`: neural operators and neural PDE solvers.
+- `jaxsci.fields`: implicit neural representations.
 - `jaxsci.pinn`: residual losses, collocation points, hard constraints.
 - `jaxsci.train`: the training loop, data, checkpoints.
 - `jaxsci.experiment`: configurations, claims, results, and what runs them.
@@ -27,6 +28,7 @@ _ROOMS = (
     "autodiff",
     "dynamics",
     "experiment",
+    "fields",
     "manifolds",
     "nn",
     "operators",

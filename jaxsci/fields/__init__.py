@@ -1,0 +1,37 @@
+"""Implicit neural representations: functions of space with weights.
+
+An image as a network, in ten lines:
+
+```python
+import jax, jax.numpy as jnp, optax
+from jaxsci.fields import Wire, fit_field, image_coordinates, psnr
+
+x = image_coordinates(32, 32)
+image = jnp.sin(8 * x[:, 0]) * (x[:, 1] > 0)
+field = Wire(2, "scalar", width=32, key=jax.random.key(0))
+fitted = jax.jit(lambda y: fit_field(field, x, y, optax.adam(5e-3), steps=300).losses)(image)
+```
+
+- `Siren` (sines), `Wire` (complex or real wavelets), `GaussNet`, `FourierField` (random Fourier
+  features), `HashGrid` (multiresolution tables): all act on one point.
+- `SplitField`: a low-pass and a band-pass part; `init_at_singularities`: first-layer wavelets on
+  edges; `edge_points` finds these.
+- `fit_field`, `fit_many` (thousands of small fields at once), `field_at`, `weights_matrix`.
+- `image_coordinates`, `psnr`.
+"""
+
+from .fitting import Fitted as Fitted
+from .fitting import field_at as field_at
+from .fitting import fit_field as fit_field
+from .fitting import fit_many as fit_many
+from .fitting import image_coordinates as image_coordinates
+from .fitting import psnr as psnr
+from .fitting import weights_matrix as weights_matrix
+from .hashgrid import HashGrid as HashGrid
+from .networks import FourierField as FourierField
+from .networks import GaussNet as GaussNet
+from .networks import Siren as Siren
+from .networks import Wire as Wire
+from .split import SplitField as SplitField
+from .split import edge_points as edge_points
+from .split import init_at_singularities as init_at_singularities
