@@ -18,9 +18,9 @@ symbol removes both, and training then takes a few steps.
    (the step 1/λ_max), and the preconditioned one with gradient descent.
 4. *The matrix of a perceptron* at its random start: the spread of its eigenvalues.
 
-**Found** (quick, seeds 1 and 2). Adam, with the best of the three rates, also solves the Fourier model, to
-9·10⁻⁴: its matrix is nearly diagonal, and Adam is itself a diagonal preconditioner. It is reported,
-without a claim.
+**Found** (quick, seeds 1 to 3). Adam, with the best of the three rates, also solves the Fourier
+model, to 9·10⁻⁴: its matrix is nearly diagonal, and Adam is itself a diagonal preconditioner. It is
+reported, without a claim.
 """
 
 import math

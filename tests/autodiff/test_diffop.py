@@ -1,5 +1,7 @@
 """Operators: exact values against dense derivative tensors, estimates against their moments."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,6 +195,22 @@ def test_forward_laplacian(f, x64):
     along = forward_laplacian(f, x, SIGMA.T).laplacian
     wanted = jnp.einsum("...ij,ik,jk->...", hessian, SIGMA, SIGMA)
     np.testing.assert_allclose(along, wanted, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["tanh", "silu", "gelu", "softplus", "sin"])
+def test_laplacians_of_folx(name, x64):
+    """Recorded from an independent forward Laplacian, on two-layer networks."""
+    peer = np.load(Path(__file__).parents[1] / "oracles" / "data" / "folx.npz")
+    activation = getattr(jax.nn, name, None) or getattr(jnp, name)
+
+    def f(x):
+        h = activation(peer["w1"] @ x)
+        return jnp.dot(peer["w3"], activation(peer["w2"] @ h / 3)) * (1 - jnp.sum(x**2))
+
+    value, gradient, lap = jax.jit(jax.vmap(lambda x: forward_laplacian(f, x)))(peer["points"])
+    np.testing.assert_allclose(value, peer[f"value_{name}"], rtol=1e-12)
+    np.testing.assert_allclose(gradient, peer[f"gradient_{name}"], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(lap, peer[f"laplacian_{name}"], rtol=1e-10, atol=1e-11)
 
 
 def test_laplacian_of_a_known_function(x64):
