@@ -1,6 +1,6 @@
 """Chooses the learning rates of `experiments/operators/neural_operator.py`, the same way for all.
 
-    python scripts/tune_neural_operator.py [fno unet burgers_fno burgers_unet]
+    python scripts/tune_neural_operator.py [fno unet burgers_fno burgers_unet burgers_gno ...]
 
 Each network is trained with four rates from a seed that the experiment does not use; the best one
 is written into `experiments/operators/neural_operator_tuning.json`.
@@ -35,6 +35,8 @@ def main() -> None:
         "burgers_fno": (module.burgers_fno(config.burgers_width), *burgers),
         "burgers_unet": (module.burgers_unet(config.burgers_width), *burgers),
     }
+    for name, make in module.burgers_kernel_operators(config.kernel_width).items():
+        budget[f"burgers_{name}"] = (make, *burgers)
     for name in sys.argv[1:] or budget:
         make, data, held_out = budget[name]
         on_darcy = not name.startswith("burgers")

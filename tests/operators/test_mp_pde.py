@@ -39,8 +39,9 @@ def swish(x):
     return x / (1 + np.exp(-x))
 
 
-def test_forward_is_a_loop_over_nodes_and_edges(x64, key):
-    model = small(key)
+@pytest.mark.parametrize("differences", [False, True])
+def test_forward_is_a_loop_over_nodes_and_edges(differences, x64, key):
+    model = small(key, differences=differences)
     history = np.random.default_rng(0).normal(size=(K, 1, N))
     theta = np.array([0.3, -1.2])
     found = eqx.filter_jit(model.predict)(jnp.asarray(history), jnp.asarray(theta))
@@ -49,6 +50,8 @@ def test_forward_is_a_loop_over_nodes_and_edges(x64, key):
         return np.asarray(m.weight) @ x + (0 if m.bias is None else np.asarray(m.bias))
 
     x, u = np.arange(N) * 2.0, history[:, 0].T
+    if differences:
+        u = np.stack([(u[:, 1] - u[:, 0]) / 0.1, (u[:, 2] - u[:, 1]) / 0.1, u[:, 2]], axis=1)
     f = [np.concatenate([u[i], [x[i] / 16], theta]) for i in range(N)]
     for layer in model.encoder.layers:
         f = [swish(linear(layer, row)) for row in f]
