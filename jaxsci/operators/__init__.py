@@ -28,6 +28,7 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `Refiner` with `refinement`: PDE-Refiner, a step that is predicted and then refined.
 - `CAPE`: any operator made aware of an equation's parameters.
 - `T1`: Transform Once, whose layers all act on cosine coefficients; `dct`, `relative_l2_coef`.
+- `Staggered`: NeuralStagger, a fine prediction as many coarse ones.
 - Long rollouts: `accumulated_mse`, `error_growth`, `correlation_time`, `energy_spectrum`, and the
   pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
 """
@@ -93,6 +94,10 @@ from .rollout_metrics import energy_spectrum as energy_spectrum
 from .rollout_metrics import error_growth as error_growth
 from .rollout_report import plot_error_growth as plot_error_growth
 from .rollout_report import plot_spectrum as plot_spectrum
+from .stagger import Staggered as Staggered
+from .stagger import depth_to_space as depth_to_space
+from .stagger import energy_above_tiles as energy_above_tiles
+from .stagger import space_to_depth as space_to_depth
 from .stepping import AbstractHistoryStepper as AbstractHistoryStepper
 from .stepping import Bundled as Bundled
 from .stepping import LearnedStepper as LearnedStepper

@@ -24,6 +24,7 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 - `Elliptic`, `ConvectionDiffusion`, `Wave`: how linear equations change with the coordinates.
 - `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
   `generate` and `accuracy`; `Dataset`: what they generate; `cached`: keeps it on disk.
+- `burgers_residual`, `vorticity_residual`: how far frames are from satisfying an equation.
 - `benchmarks`: trajectories of heat, advection, Burgers, Korteweg-de Vries, Kuramoto-Sivashinsky,
   Fisher-KPP, waves in a box, Kolmogorov flow and Lorenz-96; train, valid and test in one call.
 - `neuralop_darcy`: Darcy data made by others, fetched once; `read_torch_file`: without PyTorch.
@@ -70,6 +71,8 @@ from .problems import Problem as Problem
 from .problems import Trajectories as Trajectories
 from .problems import TrajectorySet as TrajectorySet
 from .random_fields import GaussianRandomField as GaussianRandomField
+from .residuals import burgers_residual as burgers_residual
+from .residuals import vorticity_residual as vorticity_residual
 from .stepper import AbstractStepper as AbstractStepper
 from .stepper import ExponaxStepper as ExponaxStepper
 from .stepper import FunctionStepper as FunctionStepper
