@@ -18,6 +18,13 @@ variances let such a network start where the usual ones of Fourier neural operat
 
 Medians over several trainings. The functions are periodic, which a cosine series likes less than
 walls: its coefficients fall as k⁻², a Fourier series' exponentially.
+
+**Found.** The first claim alone holds: T1's gradient takes a fifteenth of the operations. Its error
+is about eight times the Fourier operator's after equal updates, and what its 24 modes leave out
+(0.6 %) is already more than the Fourier operator's whole error. The initial weights make no
+difference to the loss after 200 updates: the layers are residual and the last map starts at zero
+for both, so that a network whose layers return next to nothing still learns. (That the layers do
+so, by a factor of 1e-6 in variance, is tested.)
 """
 
 from dataclasses import dataclass
