@@ -20,7 +20,7 @@ Medians over several trainings. The functions are periodic, which a cosine serie
 walls: its coefficients fall as k⁻², a Fourier series' exponentially.
 
 **Found.** The first claim alone holds: T1's gradient takes a fifteenth of the operations. Its error
-is about eight times the Fourier operator's after equal updates, and what its 24 modes leave out
+is six to eight times the Fourier operator's after equal updates, and what its 24 modes leave out
 (0.6 %) is already more than the Fourier operator's whole error. The initial weights make no
 difference to the loss after 200 updates: the layers are residual and the last map starts at zero
 for both, so that a network whose layers return next to nothing still learns. (That the layers do
