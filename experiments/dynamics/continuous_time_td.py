@@ -224,5 +224,9 @@ def plot(table, n, sampled):
     axes[1].set(xlabel="time step", ylabel=r"$|\theta - 1|$", title="error")
     axes[1].legend(fontsize=8)
     for axis in axes:
+        axis.set_xticks(
+            [0.002, 0.005, 0.01, 0.02, 0.05], ["0.002", "0.005", "0.01", "0.02", "0.05"]
+        )
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     return figure
