@@ -85,7 +85,7 @@ def gravity(
 
 
 def _largest(g: Array) -> Array:
-    """max |g|, 0 for no entries."""
+    """The largest |g|, 0 for no entries."""
     if jnp.iscomplexobj(g):
         return jnp.max(jnp.abs(g), initial=0)
     # The largest and the smallest in one pass: |g| would be stored before it is reduced.
