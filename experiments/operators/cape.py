@@ -216,12 +216,13 @@ def advection(config: Config, key: PRNGKeyArray, log: Logger):
     options: dict[str, Any] = {"dt": 0.02, "resolution": config.points, "n_frames": 10}
     problem = benchmarks.advection(config.train_speeds, **options)
     n = len(config.train_speeds) * config.trajectories
-    data = benchmarks.trajectories(problem, train=n, test=2 * len(config.train_speeds))
+    # Test sets of one size, so that one program serves them all.
+    data = benchmarks.trajectories(problem, train=n, test=24)
     assert data.test is not None
     sets = {"seen": data.test}
     for name, speeds in (("unseen", config.test_speeds), ("outside", config.outside_speeds)):
         unseen = benchmarks.advection(speeds, **options)
-        part = benchmarks.trajectories(problem, train=n, test=8 * len(speeds), unseen=unseen).test
+        part = benchmarks.trajectories(problem, train=n, test=24, unseen=unseen).test
         assert part is not None
         sets[name] = part
     pairs = data.train.windows(2)
