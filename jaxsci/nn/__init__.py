@@ -19,6 +19,7 @@ from .conv import Conv as Conv
 from .conv import MaxPool as MaxPool
 from .conv import MeanPool as MeanPool
 from .conv import NearestConv as NearestConv
+from .conv import Padding as Padding
 from .conv import StridedConv as StridedConv
 from .conv import TransposedConv as TransposedConv
 from .conv import pad_grid as pad_grid

@@ -7,8 +7,7 @@ import jax
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxsci.nn import Conv
-from jaxsci.nn.conv import Padding
+from jaxsci.nn import Conv, Padding
 
 
 class DilatedBlock(eqx.Module):
