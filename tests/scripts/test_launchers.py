@@ -54,7 +54,9 @@ def test_slurm_prints_what_it_submits(tools):
     assert (tools.folder / "script").read_text() == script
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(0, False), (3, False), (130, False), (143, True)])
+@pytest.mark.parametrize(
+    ("status", "requeued"), [(0, False), (3, False), (130, False), (143, True)]
+)
 def test_the_slurm_job_goes_back_into_the_queue_unless_it_is_done(tools, status, requeued):
     script = call("slurm", "--dry-run", "--", *JOB).stdout.split("\n", 1)[1]
     tools("srun", f"exit {status}")
