@@ -25,10 +25,8 @@ points): WENO5 1.19 / 5.35 / 8.05, FNO-RNN 17.09 / 3.57 / 3.26, FNO-PF 2.53 / 2.
 1.58 / 1.63 / 1.45.
 
 **Found.** Preset `quick` makes a thousand updates where the paper makes 640,000. There the
-pushforward trick lowers the accumulated error to between a quarter and a half (73 against 174, 96
-against 186, 108 against 446; seeds 11, 12, 13), but neither network is a good solver yet: keeping
-the last frame still gives 80, 108 and 106. With the paper's inputs in place of differences in time
-the gap is narrower: 70 against 114 (seed 100) and 75 against 105 (seed 11). WENO5 on the same 40
+pushforward trick lowers the accumulated error, FOUND, but neither network is a good solver yet:
+keeping the last frame gives about as much, 80 to 108. WENO5 on the same 40
 cells has 0.1, far below the paper's 8.05: ours is a finite-volume scheme that starts from exact
 cell averages and is given the exact averages of the forcing, while no network is told the forcing.
 That a network beats it is therefore not to be expected at this size; preset `full` claims it all
@@ -260,7 +258,6 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
             hidden=config.hidden,
             layers=config.layers,
             n_params=1,
-            differences=True,
             key=k,
         )
 
