@@ -25,8 +25,11 @@ points): WENO5 1.19 / 5.35 / 8.05, FNO-RNN 17.09 / 3.57 / 3.26, FNO-PF 2.53 / 2.
 1.58 / 1.63 / 1.45.
 
 **Found.** Preset `quick` makes a thousand updates where the paper makes 640,000. There the
-pushforward trick lowers the accumulated error, FOUND, but neither network is a good solver yet:
-keeping the last frame gives about as much, 80 to 108. WENO5 on the same 40
+pushforward trick does not reliably pay: the accumulated errors with and without it are 63 and 63,
+103 and 110, 73 and 98 (seeds 12, 13, 14), so that its claim, a ratio of 0.8, fails for most seeds.
+Neither network is a good solver yet: keeping the last frame gives 108, 106 and 128. (With
+differences in time in place of the paper's inputs the ratio was below 0.5 for three seeds, but only
+as the networks without the trick got worse: 174 to 446.) WENO5 on the same 40
 cells has 0.1, far below the paper's 8.05: ours is a finite-volume scheme that starts from exact
 cell averages and is given the exact averages of the forcing, while no network is told the forcing.
 That a network beats it is therefore not to be expected at this size; preset `full` claims it all
