@@ -54,7 +54,7 @@ from jaxsci.operators import (
     unrolled,
 )
 from jaxsci.pde import TrajectorySet, benchmarks
-from jaxsci.train import AbstractSource, ArraySource, fit
+from jaxsci.train import ArraySource, WithProgress, fit
 
 # The best of 1e-3, 3e-3, 1e-2 for each network, by its error on advection at the trained speeds
 # after 400 updates, with a seed that no result is reported for.
@@ -119,22 +119,6 @@ PRESETS = {
         burgers_frames=40,
     ),
 }
-
-
-class WithProgress(AbstractSource):
-    """A source's batches, each with the share of the training that is done."""
-
-    source: AbstractSource
-    steps: int = eqx.field(static=True)
-
-    def init(self, key: PRNGKeyArray) -> Any:
-        return self.source.init(key), jnp.zeros((), jnp.int32)
-
-    def next(self, state: Any) -> tuple[Any, Any]:
-        inner, count = state
-        batch, inner = self.source.next(inner)
-        progress = jnp.full(jax.tree.leaves(batch)[0].shape[0], count / self.steps)
-        return (batch, progress), (inner, count + 1)
 
 
 def make_steppers(kind: str, config: Config, key: PRNGKeyArray):

@@ -9,4 +9,5 @@ from .pdebench import PDEBenchDarcy as PDEBenchDarcy
 from .sources import AbstractSource as AbstractSource
 from .sources import ArraySource as ArraySource
 from .sources import OnlineSource as OnlineSource
+from .sources import WithProgress as WithProgress
 from .the_well import TheWell as TheWell

@@ -197,6 +197,47 @@ class OnlineSource(AbstractSource):
         return {"source": "OnlineSource", "batch_size": self.batch_size}
 
 
+class WithProgress(AbstractSource):
+    """Another source's batches, and with each the share p = t / steps of the training that is done.
+
+        next(s) = ((batch_t, p_t repeated b times), …),   p from 0 to just below 1.
+
+    For losses that change as training goes on: curricula, annealed weights, the recipes of
+    `jaxsci.operators`. p is a traced number, so that nothing is compiled anew, and it is part of
+    the state, so that a resumed run goes on from where it was. It has the batch's leading axis, and
+    is spread over devices as the batch is.
+
+    **Arguments:**
+
+    - `source`: on the device, such as an `ArraySource`.
+    - `steps`: those of the training; p stays 1 beyond them.
+
+    **Raises:** `TypeError` if `source` is none, `ValueError` for `steps` below 1.
+    """
+
+    source: AbstractSource
+    steps: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        if not isinstance(self.source, AbstractSource):
+            raise TypeError(f"WithProgress: source must be an AbstractSource, got {self.source!r}")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"WithProgress: steps={self.steps!r}, expected an integer >= 1")
+
+    def init(self, key: PRNGKeyArray) -> tuple[PyTree, Int[Array, ""]]:
+        return self.source.init(key), jnp.zeros((), jnp.int32)
+
+    def next(self, state: tuple[PyTree, Int[Array, ""]]) -> tuple[PyTree, PyTree]:
+        inner, count = state
+        batch, inner = self.source.next(inner)
+        share = jnp.minimum(count / self.steps, 1.0)
+        progress = jnp.full(jax.tree.leaves(batch)[0].shape[0], share)
+        return (batch, progress), (inner, count + 1)
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.source.describe(), "progress_over": self.steps}
+
+
 def _require_finite(name: str, leaf: Any) -> None:
     if isinstance(leaf, Tracer):
         return

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsci.train import ArraySource, OnlineSource
+from jaxsci.train import ArraySource, OnlineSource, WithProgress
 
 
 def draw(source, state, n):
@@ -104,3 +104,23 @@ def test_online_source_refuses():
         OnlineSource(3, 2)
     with pytest.raises(ValueError, match="batch_size=0"):
         OnlineSource(lambda key: key, 0)
+
+
+def test_progress_goes_with_the_batches_of_the_other_source(key):
+    x = jnp.arange(12.0)
+    plain, told = ArraySource(x, 4), WithProgress(ArraySource(x, 4), 5)
+    state, both = plain.init(key), told.init(key)
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0):  # 1 from the end of the training on
+        batch, state = plain.next(state)
+        (same, progress), both = told.next(both)
+        np.testing.assert_array_equal(same, batch)
+        np.testing.assert_allclose(progress, np.full(4, share), rtol=1e-6)  # float32 division
+    described = told.describe()
+    assert described["progress_over"] == 5 and described["batch_size"] == 4
+
+
+def test_with_progress_refuses():
+    with pytest.raises(TypeError, match="source must be an AbstractSource"):
+        WithProgress(jnp.arange(3.0), 5)
+    with pytest.raises(ValueError, match="steps=0"):
+        WithProgress(ArraySource(jnp.arange(3.0), 1), 0)
