@@ -286,17 +286,22 @@ def draw(config: Config, found, kappas, errors, values: np.ndarray) -> Figure:
     figure, axes = plt.subplots(1, 4, figsize=(17, 3.8), layout="constrained")
     axes[0].loglog(config.wavenumbers, found["plain"], "o-", label="κ(A), best λ")
     axes[0].loglog(config.wavenumbers, found["conditioned"], "s-", label="κ(PAP)")
-    axes[0].set(title="Poisson", xlabel="largest wavenumber K")
+    axes[0].set(title="Poisson", xlabel="largest wavenumber K", ylabel="condition number")
     axes[1].loglog(config.speeds, kappas, "o-", label="κ(A), best λ")
     scale = kappas[0] / config.speeds[0] ** 2
     axes[1].loglog(config.speeds, scale * np.array(config.speeds) ** 2.0, "k:", label="~ β²")
-    axes[1].set(title="Advection", xlabel="speed β")
+    axes[1].set(title="Advection", xlabel="speed β", ylabel="condition number")
+    for axis, values_at in ((axes[0], config.wavenumbers), (axes[1], config.speeds)):
+        axis.set_xticks(values_at, [f"{value:g}" for value in values_at])
+        axis.minorticks_off()
+    # Two of the curves lie on each other.
+    styles = dict(zip(errors, ("-", "-", "--", "-"), strict=False))
     for name, run in errors.items():
-        axes[2].loglog(np.arange(1, len(run) + 1), run, label=name)
+        axes[2].loglog(np.arange(1, len(run) + 1), run, styles.get(name, "-"), label=name)
     axes[2].set(title=f"Advection, β = {config.speed}", xlabel="step", ylabel="relative error")
     for axis in axes[:3]:
         axis.legend()
     positive = values[values > values[-1] * 1e-16]
     axes[3].hist(np.log10(positive), bins=50)
-    axes[3].set(title="Eigenvalues of A, perceptron at its start", xlabel="log₁₀ λ")
+    axes[3].set(title="Eigenvalues of A, perceptron at its start", xlabel="log₁₀ λ", ylabel="count")
     return figure
