@@ -1,6 +1,7 @@
 """What all tests share: 64-bit mode as a fixture, and JAX's compilation cache on disk."""
 
 import os
+import signal
 from pathlib import Path
 
 # Compilation is most of a JAX test's time, so compiled programs are kept between runs and shared
@@ -9,6 +10,11 @@ _CACHE = Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# A shell without job control starts what it puts in the background with SIGINT ignored, and all
+# that pytest starts would inherit that; some of the tests interrupt what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest

@@ -1,6 +1,7 @@
 """Data parallelism: overhead of eight host devices, and weak scaling on paper.
 
     python scripts/bench/scaling.py
+    python scripts/bench/scaling.py --batch 128       more work for the same sums and updates
     python scripts/bench/scaling.py --step-ms 20      with a step time measured on one real chip
 
 Eight devices made of one processor share its cores, so at equal total work they can only be slower
@@ -27,7 +28,7 @@ import sys
 import time
 
 
-def contestant(devices: int, fsdp: bool, steps: int) -> None:
+def contestant(devices: int, fsdp: bool, steps: int, batch: int) -> None:
     """Times a training step on so many host devices and prints it with the gradients' bytes."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["JAX_NUM_CPU_DEVICES"] = str(devices)
@@ -43,7 +44,7 @@ def contestant(devices: int, fsdp: bool, steps: int) -> None:
         u, v = batch
         return jnp.mean((jax.vmap(model)(u) - v) ** 2)
 
-    u = np.random.default_rng(0).normal(size=(32, 1, 64, 64)).astype(np.float32)
+    u = np.random.default_rng(0).normal(size=(batch, 1, 64, 64)).astype(np.float32)
     model = FNO(2, 1, 1, width=32, modes=12, depth=4, key=jax.random.key(0))
     times, processor = [0.0], [0.0]
 
@@ -56,7 +57,7 @@ def contestant(devices: int, fsdp: bool, steps: int) -> None:
         model,
         loss,
         optax.adam(1e-3),
-        ArraySource((u, u), 32, shuffle=False),
+        ArraySource((u, u), batch, shuffle=False),
         steps=8 * steps,
         key=jax.random.key(1),
         evaluate=evaluate,
@@ -78,20 +79,22 @@ def main() -> None:
     parser.add_argument("--fsdp", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=4, help="steps in one timing")
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=32, help="samples of a step, in all")
     parser.add_argument("--step-ms", type=float, help="t(1) for the table, default: as measured")
     parser.add_argument("--bandwidth", type=float, default=45e9, help="b, bytes/s of a link")
     parser.add_argument("--latency", type=float, default=1e-6, help="l, seconds of a hop")
     arguments = parser.parse_args()
     if arguments.contestant:
-        contestant(arguments.contestant, arguments.fsdp, arguments.steps)
+        contestant(arguments.contestant, arguments.fsdp, arguments.steps, arguments.batch)
         return
     times: dict[str, list[tuple[float, float]]] = {"1": [], "8": [], "8 --fsdp": []}
     size = 0
     for _ in range(arguments.turns):
         for name, found in times.items():
             command = [sys.executable, __file__, "--contestant", *name.split()]
+            command += ["--steps", str(arguments.steps), "--batch", str(arguments.batch)]
             done = subprocess.run(
-                [*command, "--steps", str(arguments.steps)],
+                command,
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
@@ -103,7 +106,8 @@ def main() -> None:
         name: [min(clock) for clock in zip(*found, strict=True)] for name, found in times.items()
     }
     one, busy = best["1"]
-    print(f"FNO, batch 32 of 64 x 64, {os.cpu_count()} cores, a step, best of {arguments.turns}")
+    cores = f"{os.cpu_count()} cores, a step, best of {arguments.turns}"
+    print(f"FNO, batch {arguments.batch} of 64 x 64, {cores}")
     print("(eight devices are emulated)    ms  ratio  ms of all cores  ratio")
     for name, words in (("1", "1 device"), ("8", "8 devices"), ("8 --fsdp", "8 devices with fsdp")):
         wall, cores = best[name]

@@ -93,7 +93,9 @@ def test_two_processes(one):
 def test_ctrl_c_in_two_processes(one, interrupted):
     """To one of them or, as a terminal does, to all: both save at one step and end with 130."""
     words = [*WORDS, "--out", "two", "--resume"]
-    processes = start_two(*words, DAWDLE="0.5")
+    # JAX looks for a notice once a second and then agrees on a step to come. Ten evaluations of
+    # two seconds leave a busy machine time for that; an undisturbed one stops after a few.
+    processes = start_two(*words, DAWDLE="2")
     folder, deadline = Path("two/line/checkpoints"), time.monotonic() + 120
     try:
         while not list(folder.glob("[0-9]*")):
