@@ -7,6 +7,7 @@
 - Gradients in constant memory: `reversible_solve`, with any explicit solver (`Reversible`).
 - Sampling: `ula`, `mala`, `underdamped`, and exact laws (`stationary_law_1d`, `w2_1d`, …).
 - Value functions of diffusions: `martingale_loss`, `ctd_lambda`, `clstd`, `cgtd2`, on a `Path`.
+- Models: `NeuralODE`, `AugmentedNODE`, `CNF`, `LatentODE`, `NeuralCDE`, `LatentSDE`.
 - `WTableau`, `tase_tableau`, `w_order_conditions`: methods of your own, checked when made.
 - `stiff_problems`: van der Pol, Robertson, HIRES, OREGO, Allen-Cahn, Brusselator, with references.
 
@@ -24,6 +25,21 @@ from .langevin import ula_gaussian_law as ula_gaussian_law
 from .langevin import underdamped as underdamped
 from .langevin import w2_1d as w2_1d
 from .langevin import w2_gaussian as w2_gaussian
+from .nde import CNF as CNF
+from .nde import AbstractNDE as AbstractNDE
+from .nde import AbstractRegulariser as AbstractRegulariser
+from .nde import AugmentedNODE as AugmentedNODE
+from .nde import BackwardGRU as BackwardGRU
+from .nde import CDEField as CDEField
+from .nde import GaussianEncoder as GaussianEncoder
+from .nde import InitialValueProblem as InitialValueProblem
+from .nde import LatentODE as LatentODE
+from .nde import LatentSDE as LatentSDE
+from .nde import NDEOutput as NDEOutput
+from .nde import NeuralCDE as NeuralCDE
+from .nde import NeuralODE as NeuralODE
+from .nde import ReversibleAdjoint as ReversibleAdjoint
+from .nde import control_path as control_path
 from .policy_eval import Path as Path
 from .policy_eval import PolicyEvaluation as PolicyEvaluation
 from .policy_eval import cgtd2 as cgtd2
