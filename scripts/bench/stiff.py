@@ -18,6 +18,7 @@ measured in `--save`, where problems already there are not measured again; write
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -46,6 +47,7 @@ TOLERANCES = 10.0 ** -np.arange(3.0, 10.1, 1.0)
 SCIPY_TOLERANCES = 10.0 ** -np.arange(4.0, 10.1, 2.0)
 LEVELS = (1e-4, 1e-5, 1e-6, 1e-7)
 PATIENCE = 1.5  # seconds; tighter tolerances of a solver that needed more are left out
+MAX_STEPS = 100_000  # of one run: a solver that needs more has failed
 STYLES = {
     "Rodas5P": ("C3", "o-"),
     "Rodas4": ("C1", "o-"),
@@ -84,7 +86,7 @@ def jax_program(problem, solver, split=False):
             1e-6,
             jnp.asarray(problem.y0) / scale,
             stepsize_controller=dfx.PIDController(rtol=tolerance, atol=tolerance),
-            max_steps=None,
+            max_steps=MAX_STEPS,
             throw=False,
         )
         return sol.ys[0] * scale, sol.stats["num_steps"], sol.result == dfx.RESULTS.successful
@@ -138,11 +140,15 @@ def contestants(problem):
 def measure(problem, turns):
     """Solver -> (errors, seconds, steps), one entry a tolerance."""
     programs = contestants(problem)
-    for run in programs.values():
-        run(1e-2)  # compiles
+    for name, run in programs.items():
+        start = time.monotonic()
+        run(TOLERANCES[0])  # compiles
+        took = time.monotonic() - start
+        print(f"{problem.name}: {name} compiled, {took:.1f} s", file=sys.stderr, flush=True)
     found = {name: {} for name in programs}
     for _ in range(turns):
         for name, run in programs.items():
+            print(f"{problem.name}: {name}", file=sys.stderr, flush=True)
             for tolerance in SCIPY_TOLERANCES if name.startswith("SciPy") else TOLERANCES:
                 seconds, spent = np.inf, 0.0
                 while spent < 0.1:
