@@ -24,9 +24,21 @@ class SolverState(eqx.Module):
     step: Int[Array, ""]
     key: PRNGKeyArray
 
+    @property
+    def model(self) -> Any:
+        """The field, by the name that `jaxsci.train` knows it by."""
+        return self.field
+
+    def averaged(self) -> Any:
+        """The field: no average is kept."""
+        return self.field
+
 
 class Solver(eqx.Module):
     """Pure `init` and `step` of a physics-informed training; `jax.vmap` over keys trains many.
+
+    `jaxsci.train.train(solver.step, solver.init(field, key), None, steps=..., log=log)` shows the
+    progress of every term and keeps checkpoints to go on from.
 
     - `problem`: what is solved.
     - `optimizer`: an optax transformation.
@@ -48,8 +60,8 @@ class Solver(eqx.Module):
             field, state, self.problem.init(sampler_key), jnp.zeros((), jnp.int32), run_key
         )
 
-    def step(self, state: SolverState) -> tuple[SolverState, dict[str, Array]]:
-        """One update.
+    def step(self, state: SolverState, batch: None = None) -> tuple[SolverState, dict[str, Array]]:
+        """One update. It draws its own points; `batch` is there for loops that pass one.
 
         **Returns:** the new state, and the loss and each term's mean square before the update.
         """

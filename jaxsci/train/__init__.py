@@ -41,6 +41,7 @@ from .host_loop import NonFiniteLoss as NonFiniteLoss
 from .precision import Precision as Precision
 from .sharding import Sharding as Sharding
 from .sharding import make_mesh as make_mesh
+from .state import Trainable as Trainable
 from .state import TrainState as TrainState
 from .state import init_state as init_state
 from .step import StepContext as StepContext

@@ -19,7 +19,7 @@ from .host_loop import Evaluate, FitResult, HostLoop
 from .loop import CAPACITY
 from .precision import Precision
 from .sharding import Sharding, choose_sharding
-from .state import TrainState, init_state, own_arrays
+from .state import Trainable, TrainState, init_state, own_arrays
 from .step import ExtraArgs, Loss, Step, make_step
 
 
@@ -117,8 +117,8 @@ def fit(
 
 def train(
     step: Step,
-    state: TrainState,
-    data: AbstractSource | Iterable[Any],
+    state: TrainState | Trainable,
+    data: AbstractSource | Iterable[Any] | None,
     *,
     steps: int,
     evaluate: Evaluate | None = None,
@@ -133,13 +133,16 @@ def train(
 
     For steps that are not "gradient of one loss" (two players, alternating updates): write
     `step(state, batch) -> (state, metrics)`, where `metrics` is a dictionary of scalars whose
-    `loss`, if there is one, must stay finite.
+    `loss`, if there is one, must stay finite. A step that draws its own data, such as that of
+    `jaxsci.pinn.Solver`, needs none, and its state may be of any type that is `Trainable`.
 
     **Arguments:**
 
     - `step`: the step.
-    - `state`: a `TrainState`, whose `data` is `source.init(key)` for a pure source. Its arrays are
-        copied.
+    - `state`: a `TrainState`, whose `data` is `source.init(key)` for a pure source; without data,
+        any `Trainable`. Its arrays are copied.
+    - `data`: as for `fit`; None: every batch is None, and the run stays on one device unless
+        `sharding` says otherwise.
     - others: as for `fit`.
 
     **Returns:** a `FitResult`.
@@ -158,9 +161,12 @@ def train(
         raise ValueError("fit: evaluate_every is given without evaluate")
     log = Logger(None) if log is None else log
     plan = _plan(checkpoint, log, evaluate)
+    own: Any = own_arrays(state)
     source = data if isinstance(data, AbstractSource) else None
-    host = None if isinstance(data, AbstractSource) else HostData(data)
-    spread, at_home = choose_sharding(sharding, state, source, host, log.say)
+    host = None if source is not None or data is None else HostData(data)
+    if data is None and sharding is None:
+        sharding = False  # There is no batch to spread.
+    spread, at_home = choose_sharding(sharding, own, source, host, log.say)
     run = HostLoop(
         step=step,
         source=source,
@@ -177,7 +183,7 @@ def train(
     )
     with ExitStack() as stack:
         saver = None if plan is None else stack.enter_context(Checkpointer(plan, log.say))
-        return run.go(own_arrays(state), saver)
+        return run.go(own, saver)
 
 
 def _asked_for(sharding: Sharding | Mesh | bool | None) -> Sharding | None:

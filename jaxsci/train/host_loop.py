@@ -32,6 +32,9 @@ from .step import Step
 _SECONDS_PER_DISPATCH = 0.25
 """Long against the host's work between two dispatches, short for one who watches the bar."""
 
+_SHOWN = 5
+"""The most metrics beside the bar: the loss, and what else the step returns."""
+
 _STEPS_TOGETHER = 8
 """Steps in a dispatch where several processes work together."""
 
@@ -246,7 +249,10 @@ class HostLoop:
         loss = float(metrics["loss"][max(tried - 1, 0)]) if "loss" in metrics else float("nan")
         if not finite:
             self._stop(sent.step + max(tried, 1), loss)
-        self._bar.update(sent.step + sent.n, **({"loss": loss} if "loss" in metrics else {}))
+        names = sorted(metrics, key=lambda name: name != "loss")
+        shown = [name for name in names if name != "grad_norm"][:_SHOWN]
+        last = {name: float(metrics[name][max(tried - 1, 0)]) for name in shown}
+        self._bar.update(sent.step + sent.n, **last)
         self._recorded = sent.step + sent.n
 
     def _stop(self, step: int, loss: float) -> None:

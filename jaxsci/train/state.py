@@ -1,6 +1,6 @@
 """What a training run is at one moment: one immutable pytree."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import equinox as eqx
 import jax
@@ -36,6 +36,23 @@ def own_arrays(tree: PyTree) -> PyTree:
         return jnp.array(leaf, dtype=leaf.dtype, copy=True)
 
     return jax.tree.map(copy, tree)
+
+
+class Trainable(Protocol):
+    """What `train` asks of a state of another type: an Equinox module with
+
+    - `step`: the number of updates made so far, which its step counts;
+    - `model`: whose inexact arrays must stay finite;
+    - `averaged()`: the model to evaluate.
+    """
+
+    @property
+    def step(self) -> Int[Array, ""]: ...
+
+    @property
+    def model(self) -> Any: ...
+
+    def averaged(self) -> Any: ...
 
 
 class TrainState(eqx.Module):

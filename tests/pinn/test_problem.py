@@ -21,7 +21,7 @@ from jaxsci.pinn import (
     dirichlet,
     solve,
 )
-from jaxsci.train import OnlineSource, fit
+from jaxsci.train import Checkpoints, OnlineSource, fit, train
 
 GRID = np.linspace(0, np.pi, 50)[:, None]
 
@@ -68,6 +68,29 @@ def test_gauss_newton_with_hard_boundaries(key, x64):
     assert [step for step, _ in seen] == [10, 20] == solution.history["step"].tolist()
     assert solution.history["error"][-1] < 3e-4
     assert float(solution.field(jnp.zeros(1))) == 0.0
+
+
+def test_train_repeats_a_solver_s_step_and_resumes_it(key, tmp_path, x64):
+    """The loop with bars and checkpoints does what `solve` does, also in two halves."""
+    problem, field = hard_poisson(key)
+    problem = eqx.tree_at(lambda p: p.terms[0].sampler, problem, R3())
+    solver = Solver(problem, optax.adam(1e-2))
+    expected = solve(problem, field, solver.optimizer, steps=8, key=key, every=4)
+    steps = {
+        "checkpoint": Checkpoints(folder=tmp_path, every=4, resume=True),
+        "steps_per_dispatch": 4,
+    }
+    start = solver.init(field, key)
+    train(solver.step, start, None, steps=4, **steps)
+    result = train(solver.step, start, None, steps=8, **steps)
+    for found, wanted in zip(
+        jax.tree.leaves(eqx.filter(result.model, eqx.is_array)),
+        jax.tree.leaves(eqx.filter(expected.field, eqx.is_array)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)  # Two programs, rounding.
+    assert result.history["step"].tolist() == list(range(1, 9))
+    assert set(result.history) == {"step", "loss", "poisson"}
 
 
 def test_adam_and_r3_with_soft_boundaries(key):
