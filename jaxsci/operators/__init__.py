@@ -15,6 +15,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
   weights of the neuraloperator library; `grow_modes_by_loss` and `grow_modes_by_gradient` add
   modes while training.
 - `GNO`, `LNO`, `MGNO`: operators by kernel integrals, on grids and on scattered points.
+- `DeepONet`: branch and trunk, outputs at any points, several input functions; `ModifiedMLP`,
+  `fourier_features` for its trunk; `SelfAdaptive` weights of a loss with `self_adaptive`.
 - `MPPDE`: the message-passing solver, a stepper for grids and scattered points.
 - `relative_l2`, `relative_h1`, `normalised_rmse`, `band_errors`: losses and metrics.
 - `Normaliser`: shifts and scales that are part of the model.
@@ -44,6 +46,9 @@ from .closures import PolynomialClosure as PolynomialClosure
 from .closures import no_closure as no_closure
 from .closures import unresolved as unresolved
 from .convert import from_neuralop as from_neuralop
+from .deeponet import DeepONet as DeepONet
+from .deeponet import ModifiedMLP as ModifiedMLP
+from .deeponet import fourier_features as fourier_features
 from .dilated_resnet import DilatedResNet as DilatedResNet
 from .fno import FNO as FNO
 from .fno import TFNO as TFNO
@@ -94,6 +99,8 @@ from .rollout_metrics import energy_spectrum as energy_spectrum
 from .rollout_metrics import error_growth as error_growth
 from .rollout_report import plot_error_growth as plot_error_growth
 from .rollout_report import plot_spectrum as plot_spectrum
+from .self_adaptive import SelfAdaptive as SelfAdaptive
+from .self_adaptive import self_adaptive as self_adaptive
 from .stagger import Staggered as Staggered
 from .stagger import depth_to_space as depth_to_space
 from .stagger import energy_above_tiles as energy_above_tiles

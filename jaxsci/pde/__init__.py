@@ -18,8 +18,8 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
   inside and on the boundary, normals and signed distances.
 - `AbstractStepper`, `FunctionStepper`, `ExponaxStepper`, `rollout`: one loop for every solver;
   `guarded_rollout`: the same, stopping at the step that diverges.
-- `ETDRK4`, `WaveBox`, `TwoScaleLorenz96`: steppers for dispersive equations, waves between walls,
-  and Lorenz's model of weather.
+- `ETDRK4`, `WaveBox`, `SoundRoom`, `TwoScaleLorenz96`: steppers for dispersive equations, waves
+  between walls, also absorbing ones, and Lorenz's model of weather.
 - `solve_elliptic`: −∇·(a∇u) = f by conservative finite volumes, differentiable in a and f.
 - `Elliptic`, `ConvectionDiffusion`, `Wave`: how linear equations change with the coordinates.
 - `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
@@ -73,6 +73,7 @@ from .problems import TrajectorySet as TrajectorySet
 from .random_fields import GaussianRandomField as GaussianRandomField
 from .residuals import burgers_residual as burgers_residual
 from .residuals import vorticity_residual as vorticity_residual
+from .sound import SoundRoom as SoundRoom
 from .stepper import AbstractStepper as AbstractStepper
 from .stepper import ExponaxStepper as ExponaxStepper
 from .stepper import FunctionStepper as FunctionStepper
