@@ -163,7 +163,7 @@ def train(
     plan = _plan(checkpoint, log, evaluate)
     own: Any = own_arrays(state)
     source = data if isinstance(data, AbstractSource) else None
-    host = None if source is not None or data is None else HostData(data)
+    host = None if data is None or isinstance(data, AbstractSource) else HostData(data)
     if data is None and sharding is None:
         sharding = False  # There is no batch to spread.
     spread, at_home = choose_sharding(sharding, own, source, host, log.say)
