@@ -16,6 +16,7 @@ SLUGS = {
     "dynamics": [
         "continuous-time-td",
         "langevin-sqrt-d",
+        "neural-differential-equations",
         "singly-rk-tase",
     ],
     "manifolds": [
