@@ -62,6 +62,7 @@ SLUGS = {
         "multiscale-neural-operator",
         "neural-operator",
         "pde-refiner",
+        "sound-deeponet",
         "transform-once",
     ],
     "pinn": [
