@@ -49,7 +49,7 @@ def reversible_solve(
 
     The gradient is that of the discrete solution, as with `RecursiveCheckpointAdjoint`, up to
     rounding; memory is that of one step, plus one number a step for the times. The backward pass
-    costs a reconstruction and a vector-Jacobian product of every step.
+    costs a step and its vector-Jacobian product for every step: they share their evaluations.
 
     **Arguments:**
 
@@ -130,17 +130,33 @@ def _backward(residuals: Any, cotangents: Any, perturbed: Any, moving: Any, job:
     _, args, terms = moving
     parameters, static = eqx.partition((args, terms), eqx.is_inexact_array)
 
-    def forward(y: Any, z: Any, parameters: Any, t0: Any, t1: Any) -> Any:
-        args, terms = eqx.combine(parameters, static)
-        return job.solver.forward(terms, t0, t1, y, z, args)[:2]
+    l = job.solver.l
+
+    def increment(t0: Any, t1: Any, y: Any) -> Any:
+        """Ψ from t0 to t1 at y, and its vector-Jacobian product."""
+
+        def value(y: Any, parameters: Any) -> Any:
+            args, terms = eqx.combine(parameters, static)
+            return job.solver.increment(terms, t0, t1, y, args)[0]
+
+        return jax.vjp(value, y, parameters)
 
     def undo(n: Any, carry: Any) -> Any:
-        y1, z1, bar, gradient = carry
+        # The pair is found again by the two increments whose derivatives are needed, so both are
+        # evaluated once: `Reversible.backward`, and its transpose on the way.
+        y1, z1, (y_bar, z_bar), gradient = carry
         start, stop = times[count - 1 - n], times[count - n]
-        y, z = job.solver.backward(terms, start, stop, y1, z1, args)
-        _, pull = jax.vjp(lambda y, z, p: forward(y, z, p, start, stop), y, z, parameters)
-        y_bar, z_bar, more = pull(bar)
-        return y, z, (y_bar, z_bar), jax.tree.map(jnp.add, gradient, more)
+        back, pull_back = increment(stop, start, y1)
+        z = jax.tree.map(jnp.add, z1, back)
+        ahead, pull_ahead = increment(start, stop, z)
+        y = jax.tree.map(lambda y, z, d: (y - (1 - l) * z - d) / l, y1, z, ahead)
+        from_back, more_back = pull_back(jax.tree.map(jnp.negative, z_bar))
+        y_bar = jax.tree.map(jnp.add, y_bar, from_back)
+        from_ahead, more_ahead = pull_ahead(y_bar)
+        z_bar = jax.tree.map(lambda z, y, d: z + (1 - l) * y + d, z_bar, y_bar, from_ahead)
+        y_bar = jax.tree.map(lambda y: l * y, y_bar)
+        gradient = jax.tree.map(lambda g, a, b: g + a + b, gradient, more_back, more_ahead)
+        return y, z, (y_bar, z_bar), gradient
 
     y_bar = jax.tree.map(
         lambda y, bar: jnp.zeros_like(y) if bar is None else bar,

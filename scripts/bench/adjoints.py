@@ -1,11 +1,14 @@
-"""Memory and accuracy of gradients through a solve: reversible, checkpointed, continuous adjoint.
+"""Memory, time and accuracy of gradients through a solve: reversible, checkpointed, continuous.
 
     python scripts/bench/adjoints.py
 
 A field tanh(A y) on 64 x 256 numbers in float32, Heun's method with constant steps. Prints the
-temporary memory of the compiled gradient, in units of one y, for 100 and 800 steps, and how far the
-gradient is from that of the discrete solution (`reversible_solve`: of its own discrete solution).
+temporary memory of the compiled gradient, in units of one y, for 100 and 800 steps; its processor
+time, in units of that of a solve without a gradient (methods take turns, the least of five); and
+how far the gradient is from that of the discrete solution (`reversible_solve`: of its own).
 """
+
+import time
 
 import diffrax as dfx
 import jax
@@ -39,12 +42,21 @@ def objective(method, steps):
 def main():
     methods = ("reversible_solve", "checkpoints, log n", "checkpoints, all steps", "backsolve")
     for steps in (100, 800):
-        gradients = {}
+        programs = {"no gradient": jax.jit(objective("checkpoints, log n", steps))}
         for method in (*methods, "reversible steps, log n"):
-            compiled = jax.jit(jax.grad(objective(method, steps))).lower(MATRIX).compile()
-            gradients[method] = compiled(MATRIX)
-            memory = compiled.memory_analysis().temp_size_in_bytes / (4 * Y0.size)
-            print(f"{steps:4} steps  {method:24} {memory:8.1f} y", flush=True)
+            programs[method] = jax.jit(jax.grad(objective(method, steps)))
+        compiled = {name: f.lower(MATRIX).compile() for name, f in programs.items()}
+        gradients = {name: program(MATRIX) for name, program in compiled.items()}
+        seconds = dict.fromkeys(compiled, float("inf"))
+        for _ in range(5):
+            for name, program in compiled.items():
+                start = time.process_time()
+                jax.block_until_ready(program(MATRIX))
+                seconds[name] = min(seconds[name], time.process_time() - start)
+        for name, program in compiled.items():
+            memory = program.memory_analysis().temp_size_in_bytes / (4 * Y0.size)
+            ratio = seconds[name] / seconds["no gradient"]
+            print(f"{steps:4} steps  {name:24} {memory:8.1f} y {ratio:6.2f} solves", flush=True)
         size = jnp.abs(gradients["checkpoints, log n"]).max()
         for method, other in (
             ("reversible_solve", "reversible steps, log n"),
