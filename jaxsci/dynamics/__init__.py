@@ -8,6 +8,8 @@
 - Sampling: `ula`, `mala`, `underdamped`, and exact laws (`stationary_law_1d`, `w2_1d`, …).
 - Value functions of diffusions: `martingale_loss`, `ctd_lambda`, `clstd`, `cgtd2`, on a `Path`.
 - Models: `NeuralODE`, `AugmentedNODE`, `CNF`, `LatentODE`, `NeuralCDE`, `LatentSDE`.
+- Their regularisers, as values: `LocalError`, `GlobalError`, `GlobalStiffness`, `STEER`,
+  `TaylorReg`, `Kinetic`.
 - `WTableau`, `tase_tableau`, `w_order_conditions`: methods of your own, checked when made.
 - `stiff_problems`: van der Pol, Robertson, HIRES, OREGO, Allen-Cahn, Brusselator, with references.
 
@@ -56,6 +58,14 @@ from .problems import orego as orego
 from .problems import robertson as robertson
 from .problems import stiff_problems as stiff_problems
 from .problems import van_der_pol as van_der_pol
+from .regularize import STEER as STEER
+from .regularize import GlobalError as GlobalError
+from .regularize import GlobalStiffness as GlobalStiffness
+from .regularize import Kinetic as Kinetic
+from .regularize import LocalError as LocalError
+from .regularize import TaylorReg as TaylorReg
+from .regularize import local_penalty as local_penalty
+from .regularize import total_derivative as total_derivative
 from .solvers import MSRKTASE2 as MSRKTASE2
 from .solvers import MSRKTASE3 as MSRKTASE3
 from .solvers import RKTASE as RKTASE
