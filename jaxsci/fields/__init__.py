@@ -13,7 +13,9 @@ fitted = jax.jit(lambda y: fit_field(field, x, y, optax.adam(5e-3), steps=300).l
 ```
 
 - `Siren` (sines), `Wire` (complex or real wavelets), `GaussNet`, `FourierField` (random Fourier
-  features), `HashGrid` (multiresolution tables): all act on one point.
+  features), `HashGrid` (multiresolution tables; `HashEncoding` alone), `NeuRBF` (radial bases
+  placed by `init_kernels`): all act on one point.
+- `ProgressiveField`: complex wavelets and polynomials, of a spectrum in a half-space.
 - `SplitField`: a low-pass and a band-pass part; `init_at_singularities`: first-layer wavelets on
   edges; `edge_points` finds these.
 - `fit_field`, `fit_many` (thousands of small fields at once), `field_at`, `weights_matrix`.
@@ -27,11 +29,17 @@ from .fitting import fit_many as fit_many
 from .fitting import image_coordinates as image_coordinates
 from .fitting import psnr as psnr
 from .fitting import weights_matrix as weights_matrix
+from .hashgrid import HashEncoding as HashEncoding
 from .hashgrid import HashGrid as HashGrid
 from .networks import FourierField as FourierField
 from .networks import GaussNet as GaussNet
 from .networks import Siren as Siren
 from .networks import Wire as Wire
+from .progressive import ProgressiveField as ProgressiveField
+from .rbf import Kernels as Kernels
+from .rbf import Located as Located
+from .rbf import NeuRBF as NeuRBF
+from .rbf import init_kernels as init_kernels
 from .split import SplitField as SplitField
 from .split import edge_points as edge_points
 from .split import init_at_singularities as init_at_singularities

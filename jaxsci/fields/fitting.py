@@ -23,8 +23,8 @@ class Fitted(NamedTuple):
 
 
 def fit_field(
-    field: Callable[[Array], Array],
-    coords: Float[Array, "n d"],
+    field: Callable[[Any], Array],
+    coords: PyTree[Float[Array, "n ..."]],
     values: Float[Array, "n *c"],
     optimizer: optax.GradientTransformation,
     *,
@@ -37,20 +37,21 @@ def fit_field(
     **Arguments:**
 
     - `field`: u with weights.
-    - `coords`, `values`: points, and what the field shall be there.
+    - `coords`, `values`: points, shape (n, d), and what the field shall be there. Points may be a
+        pytree of arrays with n rows, if the field takes that (`NeuRBF.locate`).
     - `optimizer`: Adam with a rate of 10⁻³ to 10⁻⁴ for `Siren`, 5·10⁻³ to 2·10⁻² for `Wire`.
     - `steps`: updates. `batch_size`: points in a step, with `key`; `None` is all.
 
     **Raises:** `ValueError` for shapes that do not fit, a batch size out of range or without key.
     """
-    coords, values = jnp.asarray(coords), jnp.asarray(values)
+    coords, values = jax.tree.map(jnp.asarray, coords), jnp.asarray(values)
     _check_data(coords, values, steps)
-    n = coords.shape[0]
+    n = values.shape[0]
     if batch_size is not None and (key is None or not 1 <= batch_size <= n):
         raise ValueError(f"batch_size = {batch_size}: expected from 1 to {n}, and a key")
     params, rest = eqx.partition(field, eqx.is_inexact_array)
 
-    def loss(params: PyTree, x: Array, y: Array) -> Array:
+    def loss(params: PyTree, x: PyTree, y: Array) -> Array:
         u = eqx.combine(params, rest)
         return jnp.mean((jax.vmap(u)(x) - y) ** 2)
 
@@ -60,7 +61,7 @@ def fit_field(
         if batch_size is not None:
             assert key is not None
             chosen = jr.randint(jr.fold_in(key, i), (batch_size,), 0, n)
-            x, y = coords[chosen], values[chosen]
+            x, y = jax.tree.map(lambda a: a[chosen], (coords, values))
         value, grads = jax.value_and_grad(loss)(params, x, y)
         updates, state = optimizer.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), value
@@ -71,7 +72,7 @@ def fit_field(
 
 def fit_many(
     field: Callable[[Array], Array],
-    coords: Float[Array, "n d"],
+    coords: PyTree[Float[Array, "n ..."]],
     values: Float[Array, "many n *c"],
     optimizer: optax.GradientTransformation,
     *,
@@ -90,12 +91,12 @@ def fit_many(
 
     **Raises:** as `fit_field`.
     """
-    coords, values = jnp.asarray(coords), jnp.asarray(values)
+    coords, values = jax.tree.map(jnp.asarray, coords), jnp.asarray(values)
     if values.ndim < 2:
         raise ValueError(f"fit_many: values of shape {values.shape}, expected (many, n, …)")
 
     @eqx.filter_jit
-    def run(field: Any, coords: Array, values: Array) -> Fitted:
+    def run(field: Any, coords: PyTree, values: Array) -> Fitted:
         params, rest = eqx.partition(field, eqx.is_array)
 
         def one(y: Array) -> Any:
@@ -151,11 +152,14 @@ def psnr(
     return 10 * jnp.log10(peak**2 / jnp.mean((found - wanted) ** 2))
 
 
-def _check_data(coords: Array, values: Array, steps: int) -> None:
-    if coords.ndim != 2 or values.ndim < 1 or coords.shape[0] != values.shape[0]:
+def _check_data(coords: PyTree, values: Array, steps: int) -> None:
+    shapes = [a.shape for a in jax.tree.leaves(coords)]
+    alone = isinstance(coords, Array)
+    fits = values.ndim >= 1 and all(shape[:1] == values.shape[:1] for shape in shapes)
+    if not shapes or not fits or (alone and coords.ndim != 2):
+        shown = shapes[0] if alone else shapes
         raise ValueError(
-            f"coords of shape {coords.shape} and values of shape {values.shape}: expected (n, d) "
-            "and (n, …)"
+            f"coords of shape {shown} and values of shape {values.shape}: expected (n, d), (n, …)"
         )
     if steps < 1:
         raise ValueError(f"steps = {steps}: expected at least 1")

@@ -19,23 +19,15 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 _PRIMES = (1, 2654435761, 805459861, 3674653429)
 
 
-class HashGrid(eqx.Module):
-    """A field on [lo, hi]^d made of hash tables and a small perceptron.
+class HashEncoding(eqx.Module):
+    """Features of a point on [lo, hi]^d from tables, without a perceptron.
 
-    **Arguments:**
-
-    - `c_in`: d, at most 4. `c_out`: channels, or `"scalar"`.
-    - `levels`, `coarsest`, `finest`: resolutions grow geometrically from one to the other.
-    - `table`: entries of a table, a power of two; 2¹⁴ to 2¹⁹. `features`: numbers in an entry.
-    - `width`, `depth`: of the perceptron. `lo`, `hi`: corners of the box.
-
-    Points outside the box are clipped to it.
+    **Arguments:** as `HashGrid`.
 
     **Raises:** `ValueError` for sizes out of range or a table that is no power of two.
     """
 
     tables: Float[Array, "levels entries features"]
-    mlp: eqx.nn.MLP
     resolutions: tuple[int, ...] = eqx.field(static=True)
     lo: float = eqx.field(static=True)
     hi: float = eqx.field(static=True)
@@ -43,15 +35,12 @@ class HashGrid(eqx.Module):
     def __init__(
         self,
         c_in: int,
-        c_out: int | Literal["scalar"],
         *,
         levels: int = 8,
         coarsest: int = 4,
         finest: int = 128,
         table: int = 2**12,
         features: int = 2,
-        width: int = 64,
-        depth: int = 1,
         lo: float = -1.0,
         hi: float = 1.0,
         key: PRNGKeyArray,
@@ -67,13 +56,10 @@ class HashGrid(eqx.Module):
             raise ValueError(f"HashGrid: table = {table}, expected a power of two")
         growth = math.exp(math.log(finest / coarsest) / max(levels - 1, 1))
         self.resolutions = tuple(round(coarsest * growth**level) for level in range(levels))
-        table_key, mlp_key = jr.split(key)
-        self.tables = jr.uniform(table_key, (levels, table, features), minval=-1e-4, maxval=1e-4)
-        self.mlp = eqx.nn.MLP(levels * features, c_out, width, depth, jax.nn.relu, key=mlp_key)
+        self.tables = jr.uniform(key, (levels, table, features), minval=-1e-4, maxval=1e-4)
         self.lo, self.hi = lo, hi
 
-    def encode(self, x: Float[Array, " d"]) -> Float[Array, " f"]:
-        """The features of a point, all levels."""
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, " f"]:
         u = jnp.clip((x - self.lo) / (self.hi - self.lo), 0, 1)
         found = []
         for level, n in enumerate(self.resolutions):
@@ -99,6 +85,55 @@ class HashGrid(eqx.Module):
         for i in range(d):
             index = index ^ (corner[i] * jnp.uint32(_PRIMES[i]))
         return index & jnp.uint32(entries - 1)
+
+
+class HashGrid(eqx.Module):
+    """A field on [lo, hi]^d made of hash tables and a small perceptron.
+
+    **Arguments:**
+
+    - `c_in`: d, at most 4. `c_out`: channels, or `"scalar"`.
+    - `levels`, `coarsest`, `finest`: resolutions grow geometrically from one to the other.
+    - `table`: entries of a table, a power of two; 2¹⁴ to 2¹⁹. `features`: numbers in an entry.
+    - `width`, `depth`: of the perceptron. `lo`, `hi`: corners of the box.
+
+    Points outside the box are clipped to it.
+
+    **Raises:** `ValueError` for sizes out of range or a table that is no power of two.
+    """
+
+    encode: HashEncoding
+    mlp: eqx.nn.MLP
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int | Literal["scalar"],
+        *,
+        levels: int = 8,
+        coarsest: int = 4,
+        finest: int = 128,
+        table: int = 2**12,
+        features: int = 2,
+        width: int = 64,
+        depth: int = 1,
+        lo: float = -1.0,
+        hi: float = 1.0,
+        key: PRNGKeyArray,
+    ):
+        table_key, mlp_key = jr.split(key)
+        self.encode = HashEncoding(
+            c_in,
+            levels=levels,
+            coarsest=coarsest,
+            finest=finest,
+            table=table,
+            features=features,
+            lo=lo,
+            hi=hi,
+            key=table_key,
+        )
+        self.mlp = eqx.nn.MLP(levels * features, c_out, width, depth, jax.nn.relu, key=mlp_key)
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, "*c"]:
         return self.mlp(self.encode(x))

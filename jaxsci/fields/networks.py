@@ -68,8 +68,8 @@ class Siren(eqx.Module):
         omega_first: float | None = None,
         key: PRNGKeyArray,
     ):
-        _check("Siren", c_in=c_in, width=width, depth=depth)
-        _positive("Siren", omega0=omega0)
+        check_sizes("Siren", c_in=c_in, width=width, depth=depth)
+        check_positive("Siren", omega0=omega0)
         self.omega0 = omega0
         self.omega_first = omega0 if omega_first is None else omega_first
         self.scalar = c_out == "scalar"
@@ -140,8 +140,8 @@ class Wire(eqx.Module):
         complex: bool = True,
         key: PRNGKeyArray,
     ):
-        _check("Wire", c_in=c_in, width=width, depth=depth)
-        _positive("Wire", omega0=omega0, sigma0=sigma0)
+        check_sizes("Wire", c_in=c_in, width=width, depth=depth)
+        check_positive("Wire", omega0=omega0, sigma0=sigma0)
         self.omega0, self.sigma0, self.complex = omega0, sigma0, complex
         self.scalar = c_out == "scalar"
         last = 1 if isinstance(c_out, str) else c_out
@@ -203,8 +203,8 @@ class GaussNet(eqx.Module):
         sigma0: float = 30.0,
         key: PRNGKeyArray,
     ):
-        _check("GaussNet", c_in=c_in, width=width, depth=depth)
-        _positive("GaussNet", sigma0=sigma0)
+        check_sizes("GaussNet", c_in=c_in, width=width, depth=depth)
+        check_positive("GaussNet", sigma0=sigma0)
         self.sigma0, self.scalar = sigma0, c_out == "scalar"
         last = 1 if isinstance(c_out, str) else c_out
         sizes = [c_in, *[width] * depth, last]
@@ -247,8 +247,8 @@ class FourierField(eqx.Module):
         depth: int = 2,
         key: PRNGKeyArray,
     ):
-        _check("FourierField", c_in=c_in, width=width, depth=depth, features=features)
-        _positive("FourierField", scale=scale)
+        check_sizes("FourierField", c_in=c_in, width=width, depth=depth, features=features)
+        check_positive("FourierField", scale=scale)
         wave_key, mlp_key = jr.split(key)
         self.features = FourierFeatures(c_in, features, scale=scale, key=wave_key)
         self.mlp = eqx.nn.MLP(2 * features, c_out, width, depth, jax.nn.relu, key=mlp_key)
@@ -261,13 +261,15 @@ def _head(out: Array, scalar: bool) -> Array:
     return out[0] if scalar else out
 
 
-def _check(owner: str, **sizes: int) -> None:
+def check_sizes(owner: str, **sizes: int) -> None:
+    """Raises `ValueError` for a size below 1."""
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{owner}: {name} = {value}, expected at least 1")
 
 
-def _positive(owner: str, **values: float) -> None:
+def check_positive(owner: str, **values: float) -> None:
+    """Raises `ValueError` for a number that is not positive."""
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{owner}: {name} = {value}, expected a positive number")

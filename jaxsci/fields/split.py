@@ -9,12 +9,12 @@ carries the low frequencies, and the first layer's atoms, centred at W x + b = 0
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .networks import Wire
@@ -78,48 +78,61 @@ def init_at_singularities(
 
 
 def edge_points(
-    image: Float[Array, "h w"], share: float = 0.1
-) -> tuple[Float[Array, "p 2"], Float[Array, "p 2"]]:
+    image: Float[Array, "*grid"], share: float = 0.1
+) -> tuple[Float[Array, "p d"], Float[Array, "p d"]]:
     """The pixels with the largest gradients that are maxima along it, and the gradient's direction.
 
     **Arguments:**
 
-    - `image`: grey values on the grid of `image_coordinates`.
+    - `image`: grey values on the grid of `image_coordinates`, or a signal in one dimension, on the
+        centres of equal cells of [−1, 1].
     - `share`: of the pixels that may be edges, those of the largest gradients; 0.05 to 0.2.
 
-    **Returns:** points in [−1, 1]² and unit normals. Not jittable: how many there are depends on
+    **Returns:** points in [−1, 1]^d and unit normals. Not jittable: how many there are depends on
     the image.
 
-    **Raises:** `ValueError` for a share outside (0, 1], or an image without edges.
+    **Raises:** `ValueError` for a share outside (0, 1], more than two dimensions, or an image
+    without edges.
     """
     if not 0 < share <= 1:
         raise ValueError(f"edge_points: share = {share}, expected a number in (0, 1]")
     image = jnp.asarray(image)
-    smooth = image
-    for axis in (0, 1):  # binomial smoothing, so that single noisy pixels are no edges
-        before = jnp.roll(smooth, 1, axis)
-        after = jnp.roll(smooth, -1, axis)
-        smooth = (before + 2 * smooth + after) / 4
-    down, right = jnp.gradient(smooth)
-    down, right = (
-        g.at[jnp.array([0, -1])].set(0).at[:, jnp.array([0, -1])].set(0) for g in (down, right)
-    )
-    size = jnp.hypot(down, right)
-    unit = jnp.stack([down, right], -1) / jnp.maximum(size, 1e-12)[..., None]
-    rows, columns = jnp.meshgrid(*map(jnp.arange, image.shape), indexing="ij")
-
-    def beside(sign: int) -> Array:
-        where = [rows + sign * unit[..., 0], columns + sign * unit[..., 1]]
-        return jax.scipy.ndimage.map_coordinates(size, where, order=1, mode="nearest")
-
-    ridge = (size >= beside(1)) & (size >= beside(-1)) & (size > 0)
+    d = image.ndim
+    if d not in (1, 2):
+        raise ValueError(f"edge_points: image of shape {image.shape}, expected one or two axes")
+    if image.size == 0 or min(image.shape) < 2:
+        raise ValueError(f"edge_points: image of shape {image.shape}, expected two pixels a side")
+    size, ridge, places, normal = map(np.asarray, _ridges(image))
     candidates = size[ridge]
     if candidates.size == 0:
         raise ValueError("edge_points: the image has no edges")
-    keep = ridge & (size >= jnp.quantile(candidates, 1 - share))
-    height, width = image.shape
-    places: Any = jnp.stack([(rows + 0.5) / height, (columns + 0.5) / width], -1) * 2 - 1
+    keep = ridge & (size >= np.quantile(candidates, 1 - share))
+    return jnp.asarray(places[keep]), jnp.asarray(normal[keep])
+
+
+@jax.jit
+def _ridges(image: Array) -> tuple[Array, Array, Array, Array]:
+    """The gradient's size, where it is a maximum along itself, places, and unit normals."""
+    d, smooth = image.ndim, image
+    for axis in range(d):  # binomial smoothing, so that single noisy pixels are no edges
+        n = image.shape[axis]
+        padded = jnp.pad(smooth, [(int(i == axis),) * 2 for i in range(d)], mode="edge")
+        before, here, after = (
+            jax.lax.slice_in_dim(padded, start, start + n, axis=axis) for start in range(3)
+        )
+        smooth = (before + 2 * here + after) / 4
+    slopes = jnp.stack([jnp.asarray(jnp.gradient(smooth, axis=axis)) for axis in range(d)], -1)
+    size = jnp.linalg.norm(slopes, axis=-1)
+    unit = slopes / jnp.maximum(size, 1e-12)[..., None]
+    index = jnp.stack(jnp.meshgrid(*map(jnp.arange, image.shape), indexing="ij"), -1)
+
+    def beside(sign: int) -> Array:
+        where = list(jnp.moveaxis(index + sign * unit, -1, 0))
+        return jax.scipy.ndimage.map_coordinates(size, where, order=1, mode="nearest")
+
+    ridge = (size >= beside(1)) & (size >= beside(-1)) & (size > 0)
+    shape = jnp.array(image.shape)
     # Pixels may be oblong in [−1, 1]²; normals are of the coordinates.
-    normal = unit * jnp.array([height, width]) / 2
-    normal = normal / jnp.linalg.norm(normal, axis=-1, keepdims=True)
-    return places[keep], normal[keep]
+    normal = unit * shape / 2
+    normal = normal / jnp.maximum(jnp.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
+    return size, ridge, (index + 0.5) / shape * 2 - 1, normal
