@@ -16,6 +16,7 @@ SLUGS = {
     "dynamics": [
         "continuous-time-td",
         "langevin-sqrt-d",
+        "local-neural-de-reg",
         "neural-differential-equations",
         "singly-rk-tase",
     ],
