@@ -20,6 +20,10 @@ SLUGS = {
         "neural-differential-equations",
         "singly-rk-tase",
     ],
+    "fields": [
+        "complex-wavelet-inr",
+        "neurbf",
+    ],
     "manifolds": [
         "riemannian-adam",
     ],
