@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "experiments" / "notebooks").glob("*.ipynb"))
+LATENT_ODE = ROOT / "experiments" / "notebooks" / "latent_ode.ipynb"
 QUICKSTART = ROOT / "experiments" / "notebooks" / "quickstart.ipynb"
 
 
@@ -54,3 +55,22 @@ def test_quickstart_runs_and_the_error_does_not_depend_on_the_resolution(tmp_pat
     assert mean.shape == (4,) and mean.max() < 0.03
     # Measured 1.01; a convolutional network's error grows severalfold.
     assert mean.max() / mean.min() < 1.1
+
+
+@pytest.mark.end_to_end
+def test_latent_ode_runs(tmp_path, monkeypatch):
+    """With a few updates, which show that every cell works and not what it learns."""
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    notebook = nbformat.read(LATENT_ODE, as_version=4)
+    for cell in code_cells(notebook):
+        cell.source = cell.source.replace("STEPS = 2000", "STEPS = 110").replace("1000)", "60)")
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    *cells, last = code_cells(notebook)
+    pictures = [
+        output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 2
+    errors = [float(line.split()[-1]) for line in last.outputs[0].text.splitlines()]
+    assert len(errors) == 3 and np.isfinite(errors).all()
