@@ -25,10 +25,9 @@ small grid on signals that are not reported. Gains are medians over pairs of fit
 below 9 dB on a signal with a mean, and is 20 to 21 dB better beside a low-pass branch. In one
 dimension atoms on jumps gain 3.6 and 4.8 dB after a quarter of the steps, and more at the end.
 Earlier runs, in which `edge_points` was asked for so few points that half of the jumps had none,
-showed no gain there for some seeds; that was mended. On crops of 32² pixels
-atoms on edges gain 0.4 and 1.9 dB, which is within the spread of seeds, and splitting does not pay:
-−1.3 and 0.0 dB. These two claims do not hold for every seed at this size; `full` and `paper` have not
-been run.
+showed no gain there for some seeds; that was mended. On crops of 32² pixels atoms on edges gain 0.4
+and 1.9 dB, which is within the spread of seeds, and splitting does not pay: −1.3 and 0.0 dB. These
+two claims do not hold for every seed at this size; `full` and `paper` have not been run.
 """
 
 from dataclasses import dataclass

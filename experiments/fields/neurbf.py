@@ -57,9 +57,8 @@ class Config(experiment.Config):
     """radial basis functions, a square number"""
     features: Annotated[int, Between(1)] = 16
     """frequencies of a kernel"""
-    highest: Annotated[float, Between(1.0)] = 32.0
-    """highest frequency m: φ runs through one half within some four pixels here; the paper's 2¹²
-    is for megapixels, and makes noise of single pixels on a crop"""
+    highest: Annotated[float, Between(1.0)] = 2.0**12
+    """highest frequency m, the paper's"""
     width: Annotated[int, Between(2)] = 16
     """hidden units of the perceptrons"""
     table: Annotated[int, Between(2)] = 64
@@ -112,7 +111,6 @@ PRESETS = {
         size=512,
         kernels=4096,
         features=32,
-        highest=2.0**12,
         width=64,
         table=4096,
         hash_table=2**13,
