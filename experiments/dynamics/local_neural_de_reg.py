@@ -31,6 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
+from matplotlib.ticker import MaxNLocator
 from sklearn.datasets import load_digits
 
 from jaxsci import experiment
@@ -234,6 +235,8 @@ def plot(table: dict[str, dict[str, Any]]) -> Any:
         title="on the test digits, one point a weight",
     )
     axes[0].legend(fontsize=8)
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:
         axis.grid(alpha=0.3)
     return figure
