@@ -19,12 +19,15 @@ irregular series better than a recurrent network that is told the time steps.
    with each of the same learning rates from several seeds; the best rate of each is that of the
    best median accuracy on validation series. Then the same networks read series with 70 % dropped.
 
-**Found.** Both networks solve the spirals as they were trained, so that there the CDE is only asked
-not to be worse by more than one in a hundred series (a first version asked for "at least as good",
-which is the toss of a coin near 100 %). They part on sparser series. The CDE also needs fewer
-updates.
+**Found** (quick, three seeds). The reversible gradient agrees to 1e-15, the continuous one to 6e-4;
+memory is 18 copies of y at 100 and at 800 steps, with checkpoints 27 and 79. Both networks solve
+the spirals as they were trained, so that there the CDE is only asked not to be worse by more than
+one in a hundred series (a first version asked for "at least as good", which is the toss of a coin
+near 100 %). They part on sparser series: the CDE has 99 % right, the GRU 84 to 97 %. The CDE also
+needs fewer updates.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -60,8 +63,8 @@ class Config(experiment.Config):
     """steps at which memory is measured again"""
     states: Annotated[int, Between(1, 100_000)] = 256
     """initial values that are solved together"""
-    seeds: Annotated[int, Between(1, 100)] = 3
-    """trainings with each learning rate"""
+    seeds: Annotated[int, Between(0, 100)] = 3
+    """trainings with each learning rate; 0 leaves the networks out"""
     rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     """learning rates that are tried"""
     updates: Annotated[int, Between(1)] = 150
@@ -77,19 +80,7 @@ class Config(experiment.Config):
 
 
 PRESETS = {
-    "smoke": Config(
-        steps=10,
-        few=4,
-        many=8,
-        states=4,
-        seeds=1,
-        rates=(1e-2,),
-        updates=2,
-        batch=4,
-        series=8,
-        test=8,
-        points=10,
-    ),
+    "smoke": Config(steps=10, few=10, many=10, states=4, seeds=0),
     "quick": Config(),
     "full": Config(steps=400, seeds=5, updates=300, series=512, points=50),
     "paper": Config(
@@ -133,6 +124,7 @@ def gradients(config: Config, key: PRNGKeyArray) -> dict[str, float]:
     def gap(a: Layer, b: Layer) -> float:
         return float(jnp.max(jnp.abs(a.A - b.A)) / jnp.max(jnp.abs(b.A)))
 
+    @functools.cache
     def memory(adjoint: Any, n: int) -> float:
         analysis = program(adjoint, dfx.Midpoint(), n).memory_analysis()
         return analysis.temp_size_in_bytes / y0.nbytes
@@ -282,14 +274,10 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     found = gradients(config, gradient_key)
     for name, value in found.items():
         log.say(f"{name}: {value:.3g}")
-    results, sample = classify(config, spiral_key)
-    for name, row in results.items():
-        log.say(f"{name}: {row['accuracy']:.3f}, with 70 % dropped {row['accuracy, sparse']:.3f}")
     growth = {
         name: found[f"copies of y, {name}, many steps"] / found[f"copies of y, {name}, few steps"]
         for name in ("reversible", "checkpoints")
     }
-    cde, gru = results["CDE"], results["GRU"]
     claims = [
         Claim("the reversible gradient is that of the steps",
               found["gradient gap, reversible"], "<=", 1e-8,
@@ -299,6 +287,14 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
         Claim("memory of the reversible gradient does not grow",
               growth["reversible"], "<", 1.5, f"ratio from {config.few} to {config.many} steps"),
         Claim("with checkpoints it grows", growth["checkpoints"], ">", 1.5, "the same ratio"),
+    ]  # fmt: skip
+    if config.seeds == 0:
+        return Result(claims, found, {}, {"memory": plot_memory(config, found)})
+    results, sample = classify(config, spiral_key)
+    for name, row in results.items():
+        log.say(f"{name}: {row['accuracy']:.3f}, with 70 % dropped {row['accuracy, sparse']:.3f}")
+    cde, gru = results["CDE"], results["GRU"]
+    claims += [
         Claim("CDE: 97 % of the spirals", cde["accuracy"], ">=", 0.97, "median over trainings"),
         Claim("CDE as good as GRU", cde["accuracy"], ">=", gru["accuracy"] - 0.01,
               "accuracy, best learning rate of each; target: 0.01 less than GRU's"),
@@ -308,7 +304,26 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     metrics = dict(found)
     for name, row in results.items():
         metrics |= {f"{name}, {k}": v for k, v in row.items() if k != "losses"}
-    return Result(claims, metrics, {}, {"spirals": plot(results, sample)})
+    figures = {"memory": plot_memory(config, found), "spirals": plot(results, sample)}
+    return Result(claims, metrics, {}, figures)
+
+
+def plot_memory(config: Config, found: dict[str, float]) -> Any:
+    figure, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    steps = (config.few, config.many)
+    for name in ("reversible", "checkpoints"):
+        copies = [found[f"copies of y, {name}, {n} steps"] for n in ("few", "many")]
+        axis.plot(steps, copies, "o-", label=name)
+    axis.set(
+        xlabel="steps",
+        ylabel="memory / memory of y",
+        title="temporary memory of a gradient",
+        xticks=steps,
+        ylim=(0, None),
+    )
+    axis.legend()
+    axis.grid(alpha=0.3)
+    return figure
 
 
 def plot(results: dict[str, dict[str, Any]], sample: Any) -> Any:
