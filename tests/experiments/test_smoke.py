@@ -62,6 +62,7 @@ SLUGS = {
     ],
     "operators": [
         "cape",
+        "coral",
         "covariance-augmentation",
         "mp-pde",
         "multiscale-neural-operator",

@@ -1,6 +1,7 @@
 """CORAL's encoder against PyTorch, least squares and difference quotients; the operator."""
 
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -121,7 +122,8 @@ def test_what_is_refused(coral, key):
         ModulatedSiren(1, 1, latent=0, key=key)
     with pytest.raises(ValueError, match="z must have shape"):
         coral.inputs.decode(jnp.ones(4), jnp.ones((3, 2)))
-    for wrong in ({"latent": 0}, {"steps": 0}, {"rate": 0.0}):
+    wrongs: list[dict[str, Any]] = [{"latent": 0}, {"steps": 0}, {"rate": 0.0}]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             CodedField(**({"field": coral.inputs.field, "latent": 5} | wrong))
     with pytest.raises(ValueError, match="values"):

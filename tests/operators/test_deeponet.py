@@ -1,6 +1,7 @@
 """DeepONet, its modified MLP and self-adaptive weights, against DeepXDE, PyTorch and hand sums."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -137,10 +138,12 @@ def test_what_is_refused(model, key):
     with pytest.raises(ValueError, match="c_out"):
         DeepONet(model.branches[0], model.trunk, c_out=0)
     with pytest.raises(ValueError, match="scale"):
-        DeepONet(model.branches[0], model.trunk, scale=[1.0, 0.0])
-    for wrong in ({"c_in": 0}, {"width": 0}, {"depth": -1}, {"omega0": 0.0}):
+        DeepONet(model.branches[0], model.trunk, scale=np.array([1.0, 0.0]))
+    good: dict[str, Any] = {"c_in": 2, "c_out": 1, "key": key}
+    wrongs: list[dict[str, Any]] = [{"c_in": 0}, {"width": 0}, {"depth": -1}, {"omega0": 0.0}]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            ModifiedMLP(**({"c_in": 2, "c_out": 1} | wrong), key=key)
+            ModifiedMLP(**(good | wrong))
     with pytest.raises(TypeError, match="activation"):
         ModifiedMLP(2, 1, activation="cos", key=key)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="shape"):
@@ -164,8 +167,8 @@ def test_weights_climb_where_the_loss_is(key):
     @jax.jit
     def step(both, state):
         gradient = jax.grad(lambda b: b.weighted((b.model - a) ** 2, index))(both)
-        updates, state = optimizer.update(gradient, state, both)
-        return optax.apply_updates(both, updates), state
+        updates, state = optimizer.update(gradient, state, cast(Any, both))
+        return optax.apply_updates(cast(Any, both), updates), state
 
     state = optimizer.init(both)
     both, state = step(both, state)
