@@ -170,7 +170,7 @@ def test_weights_climb_where_the_loss_is(key):
         updates, state = optimizer.update(gradient, state, cast(Any, both))
         return optax.apply_updates(cast(Any, both), updates), state
 
-    state = optimizer.init(both)
+    state = optimizer.init(cast(Any, both))
     both, state = step(both, state)
     # The model descends: θ − 0.1 · ½ · 2 · ((0.5 − 1) + (0.5 + 2)) = 0.3. Adam's first step is its
     # rate, upwards; a sample that is not in the batch keeps its weight.
