@@ -14,6 +14,14 @@ frequencies, represent images better than features on grids with as many or fewe
 
 Kernels follow the size of the image's gradient. Every kind takes its own learning rate, the best of
 one small grid on a photograph that is not reported. Medians over photographs and seeds.
+
+**Found** (quick, seeds 2 and 3). Many frequencies gain 1.4 and 1.3 dB over one, adaptive kernels
+0.6 and 0.9 dB over regular ones, less than the 1 dB that is asked for. At this size, 2245 weights
+for 4096 pixels and 300 steps, the hash grid is 1.8 and 0.9 dB better than the field, and `Siren`
+6.4 dB: the paper's claim does not reproduce here. What is left over looks like noise of single
+pixels, in both layouts of the kernels; a highest frequency of 32 instead of 2¹² does not change
+that (seed 2: 26.3 against 26.6 dB). The paper trains 35 000 steps on megapixels; `full` and `paper`
+have not been run.
 """
 
 from dataclasses import dataclass
