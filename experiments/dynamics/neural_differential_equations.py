@@ -21,11 +21,11 @@ irregular series better than a recurrent network that is told the time steps.
 
 **Found** (quick). The reversible gradient agrees to 1e-14, the continuous one to between 5e-4 and
 1.4e-3 (six seeds; over a quarter of the span it was 1.4e-4 with one of them, too near to the
-target); memory is 15 copies of y at 100 and at 800 steps, with checkpoints 27 and 79. Both networks solve
-the spirals as they were trained, so that there the CDE is only asked not to be worse by more than
-one in a hundred series (a first version asked for "at least as good", which is the toss of a coin
-near 100 %). They part on sparser series: the CDE has 98 to 99 % right, the GRU 84 to 97 %. The CDE also
-needs fewer updates.
+target); memory is 15 copies of y at 100 and at 800 steps, with checkpoints 27 and 79. Both
+networks solve the spirals as they were trained, so that there the CDE is only asked not to be
+worse by more than one in a hundred series (a first version asked for "at least as good", which is
+the toss of a coin near 100 %). They part on sparser series: the CDE has 98 to 99 % right, the GRU
+84 to 97 %. The CDE also needs fewer updates.
 """
 
 import functools
