@@ -11,8 +11,8 @@ and random. Of each sample, a and u are known at `sensors` random points, differ
 sample and for a and u. CORAL is trained in its two stages. A Fourier neural operator gets a at its
 grid by linear interpolation between the sensors, and its output, interpolated linearly, is compared
 with u at the sensors: so both see the same numbers. Its updates are as many as CORAL's two fields
-have together; both have the best of three learning rates (`RATES`). Errors are relative in L², at
-the sensors and at all 200 intervals' ends.
+have together. The FNO has the best of three learning rates, CORAL's fields that of two, at two ω₀
+(`RATES`). Errors are relative in L², at the sensors and at all 200 intervals' ends.
 
 **Found** (quick preset, three seeds). CORAL's error between the sensors is that at the sensors. But
 the FNO behind an interpolation is about three times better: 0.0090, 0.0096, 0.0082 against 0.028,
