@@ -11,7 +11,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MPLBACKEND", "agg")
 # Half of the time that compiling takes. XLA's own passes, and with them memory and communication,
-# stay what they are; it is LLVM that optimises less. Benchmarks and users' programs do not pass here.
+# stay what they are; it is LLVM that optimises less. Benchmarks do not pass here.
 _fast = "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_fast}".strip()
 

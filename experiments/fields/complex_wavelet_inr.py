@@ -28,11 +28,11 @@ after a quarter of the steps; how well the usual start does depends on whether i
 each jump. On crops of 32² pixels atoms on edges gain 0.4, 1.9 and −0.5 dB, within the spread of
 seeds, and splitting does not pay: −1.3, 0.0 and −1.4 dB. Before these runs `edge_points` was asked
 for so few points in one dimension that half of the jumps had none; that was mended after three
-seeds had been seen, gains became medians over pairs of fits (they were differences of medians), and
-ω₀ and σ₀ went from 10 and 10 to 20 and 30 in one dimension, where placing atoms gained nothing. That
-real parts reach frequency zero is asked for with 1e-4, a target set after values of 1e-3 were seen;
-the energy that they have on the wrong side is a half, among the metrics. `full` and `paper` have not
-been run.
+seeds had been seen, gains became medians over pairs of fits (they were differences of medians),
+and ω₀ and σ₀ went from 10 and 10 to 20 and 30 in one dimension, where placing atoms gained nothing.
+That real parts reach frequency zero is asked for with 1e-4, a target set after values of 1e-3 were
+seen; the energy that they have on the wrong side is a half, among the metrics. `full` and `paper`
+have not been run.
 """
 
 from dataclasses import dataclass
