@@ -15,8 +15,8 @@ Taken is the λ with the fewest steps whose accuracy on validation digits is at 
 that without a penalty; medians over several seeds.
 
 **Found** (quick, seeds 22, 23 and 8080). 7 steps without a penalty, 4 or 5 with the local ones, 3
-with ERNODE; biased times need no more steps than unbiased ones. The test accuracy is compared within
-two points, not one, as one point is four digits.
+with ERNODE; biased times need no more steps than unbiased ones. The test accuracy is compared
+within two points, not one, as one point is four digits.
 """
 
 from dataclasses import dataclass

@@ -237,10 +237,10 @@ def one_dimension(config: Config, key: PRNGKeyArray) -> tuple[dict[str, Any], An
 def two_dimensions(config: Config, key: PRNGKeyArray) -> tuple[dict[str, Any], Any]:
     """Qualities on crops of photographs, by kind of network."""
     x = image_coordinates(config.size, config.size)
-    w, options = config.width, {"omega0": config.omega0, "sigma0": config.sigma0}
+    w, omega0, sigma0 = config.width, config.omega0, config.sigma0
 
     def wire(key, points, normals, width=w):
-        return Wire(2, "scalar", width=width, **options, key=key)
+        return Wire(2, "scalar", width=width, omega0=omega0, sigma0=sigma0, key=key)
 
     def on_edges(key, points, normals):
         start_key, key = jr.split(key)
