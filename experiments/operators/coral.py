@@ -38,7 +38,8 @@ from matplotlib.figure import Figure
 
 from jaxsci import experiment
 from jaxsci.experiment import Between, Claim, Logger, Result
-from jaxsci.operators import CORAL, FNO, CodedField, CodeMLP, ModulatedSiren, relative_l2
+from jaxsci.fields import CodedField, ModulatedSiren
+from jaxsci.operators import CORAL, FNO, CodeMLP, relative_l2
 from jaxsci.pde import GaussianRandomField, Grid, solve_elliptic
 from jaxsci.train import ArraySource, fit
 

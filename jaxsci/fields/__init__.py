@@ -18,6 +18,7 @@ fitted = jax.jit(lambda y: fit_field(field, x, y, optax.adam(5e-3), steps=300).l
 - `ProgressiveField`: complex wavelets and polynomials, of a spectrum in a half-space.
 - `SplitField`: a low-pass and a band-pass part; `init_at_singularities`: first-layer wavelets on
   edges; `edge_points` finds these.
+- `ModulatedSiren`, `CodedField`: a family of functions, each of them a code.
 - `fit_field`, `fit_many` (thousands of small fields at once), `field_at`, `weights_matrix`.
 - `image_coordinates`, `psnr`.
 """
@@ -31,6 +32,8 @@ from .fitting import psnr as psnr
 from .fitting import weights_matrix as weights_matrix
 from .hashgrid import HashEncoding as HashEncoding
 from .hashgrid import HashGrid as HashGrid
+from .modulated import CodedField as CodedField
+from .modulated import ModulatedSiren as ModulatedSiren
 from .networks import FourierField as FourierField
 from .networks import GaussNet as GaussNet
 from .networks import Siren as Siren

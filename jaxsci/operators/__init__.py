@@ -17,8 +17,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `GNO`, `LNO`, `MGNO`: operators by kernel integrals, on grids and on scattered points.
 - `DeepONet`: branch and trunk, outputs at any points, several input functions; `ModifiedMLP`,
   `fourier_features` for its trunk; `SelfAdaptive` weights of a loss with `self_adaptive`.
-- `CORAL`: from functions on any points to functions at any points, by codes of `ModulatedSiren`s
-  (`CodedField`).
+- `CORAL`: from functions on any points to functions at any points, by codes of
+  `jaxsci.fields.CodedField`s.
 - `MPPDE`: the message-passing solver, a stepper for grids and scattered points.
 - `relative_l2`, `relative_h1`, `normalised_rmse`, `band_errors`: losses and metrics.
 - `Normaliser`: shifts and scales that are part of the model.
@@ -49,9 +49,7 @@ from .closures import no_closure as no_closure
 from .closures import unresolved as unresolved
 from .convert import from_neuralop as from_neuralop
 from .coral import CORAL as CORAL
-from .coral import CodedField as CodedField
 from .coral import CodeMLP as CodeMLP
-from .coral import ModulatedSiren as ModulatedSiren
 from .deeponet import DeepONet as DeepONet
 from .deeponet import ModifiedMLP as ModifiedMLP
 from .deeponet import fourier_features as fourier_features

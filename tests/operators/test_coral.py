@@ -10,7 +10,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from jaxsci.operators import CORAL, CodedField, CodeMLP, ModulatedSiren
+from jaxsci.fields import CodedField, ModulatedSiren
+from jaxsci.operators import CORAL, CodeMLP
 from jaxsci.pde import Grid
 
 RECORDED = np.load(Path(__file__).parents[1] / "oracles" / "data" / "coral.npz")
