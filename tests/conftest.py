@@ -10,10 +10,6 @@ _CACHE = Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MPLBACKEND", "agg")
-# Half of the time that compiling takes. XLA's own passes, and with them memory and communication,
-# stay what they are; it is LLVM that optimises less. Benchmarks do not pass here.
-_fast = "--xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_fast}".strip()
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, and all
 # that pytest starts would inherit that; some of the tests interrupt what they start.

@@ -54,8 +54,14 @@ def test_rounds_in_parts_resume_and_draw_the_same_numbers():
     local = local_updates(noisy, optax.sgd(0.1), Workers(2))
     key, data = jax.random.key(1), jnp.zeros((11, 2))
     start = local.init(jnp.zeros(3))
-    whole, _ = local.run(start, data, SyncSchedule((6, 5)), key)
-    assert local.steps._cache_size() == 3  # 4 + 2 and 4 + 1
+    sizes = []
+
+    def batches(i, n):
+        sizes.append(n)
+        return data[i : i + n]
+
+    whole, _ = local.run(start, batches, SyncSchedule((6, 5)), key)
+    assert sizes == [4, 2, 4, 1]  # Three programs serve all lengths up to 7.
     half, _ = local.run(start, data[:6], SyncSchedule((6,)), key)
     half = jax.tree.map(lambda x: jnp.asarray(np.array(x)), half)
     rest, _ = local.run(half, lambda i, n: data[6 + i : 6 + i + n], SyncSchedule((5,)), key)
