@@ -3,6 +3,7 @@
 - Stiff equations: `Rodas4` (start here), `Rodas5P`, `ROS3P`; with a rough Jacobian the TASE family
   `MSRKTASE2`, `MSRKTASE3`, `SinglyRKTASE`, `RKTASE`. One factorisation a step, no Newton iteration,
   constant mass matrices. Large ones: `banded_jacobian`, `BandedOperator`, `BlockCyclicReduction`.
+- Control: `closed_loop`, `mpc`, `IntegralCost`; `HyperSolver`, a cheap step corrected by a network.
 - Long times: `Yoshida4`, `Yoshida6`, `Yoshida8`, `BlanesMoan4`, `BlanesMoan6`, symplectic.
 - Gradients in constant memory: `reversible_solve`, with any explicit solver (`Reversible`).
 - Sampling: `ula`, `mala`, `underdamped`, and exact laws (`stationary_law_1d`, `w2_1d`, …).
@@ -18,6 +19,11 @@ Any of these goes where diffrax takes a solver: `diffrax.diffeqsolve(term, Rodas
 
 from .adjoints import ReversibleSolution as ReversibleSolution
 from .adjoints import reversible_solve as reversible_solve
+from .control import IntegralCost as IntegralCost
+from .control import Trajectory as Trajectory
+from .control import closed_loop as closed_loop
+from .control import hold as hold
+from .control import mpc as mpc
 from .langevin import SamplingAlgorithm as SamplingAlgorithm
 from .langevin import langevin_terms as langevin_terms
 from .langevin import mala as mala
@@ -70,13 +76,16 @@ from .solvers import MSRKTASE2 as MSRKTASE2
 from .solvers import MSRKTASE3 as MSRKTASE3
 from .solvers import RKTASE as RKTASE
 from .solvers import ROS3P as ROS3P
+from .solvers import AbstractHyperSolver as AbstractHyperSolver
 from .solvers import AbstractSymplectic as AbstractSymplectic
 from .solvers import AbstractWMethod as AbstractWMethod
 from .solvers import BandedOperator as BandedOperator
 from .solvers import BlanesMoan4 as BlanesMoan4
 from .solvers import BlanesMoan6 as BlanesMoan6
 from .solvers import BlockCyclicReduction as BlockCyclicReduction
+from .solvers import HyperSolver as HyperSolver
 from .solvers import Leapfrog as Leapfrog
+from .solvers import MultistageHyperSolver as MultistageHyperSolver
 from .solvers import Reversible as Reversible
 from .solvers import Rodas4 as Rodas4
 from .solvers import Rodas5P as Rodas5P
@@ -86,5 +95,7 @@ from .solvers import Yoshida4 as Yoshida4
 from .solvers import Yoshida6 as Yoshida6
 from .solvers import Yoshida8 as Yoshida8
 from .solvers import banded_jacobian as banded_jacobian
+from .solvers import residual_loss as residual_loss
+from .solvers import step_residual as step_residual
 from .solvers import tase_tableau as tase_tableau
 from .solvers import w_order_conditions as w_order_conditions

@@ -15,6 +15,7 @@ SLUGS = {
     ],
     "dynamics": [
         "continuous-time-td",
+        "hypersolvers",
         "langevin-sqrt-d",
         "local-neural-de-reg",
         "neural-differential-equations",

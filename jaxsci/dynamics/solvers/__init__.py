@@ -1,8 +1,13 @@
-"""Solvers for diffrax: linearly implicit, reversible, symplectic, and what they are made of."""
+"""Solvers for diffrax: linearly implicit, reversible, symplectic, neural; what they are made of."""
 
 from .banded import BandedOperator as BandedOperator
 from .banded import BlockCyclicReduction as BlockCyclicReduction
 from .banded import banded_jacobian as banded_jacobian
+from .hyper import AbstractHyperSolver as AbstractHyperSolver
+from .hyper import HyperSolver as HyperSolver
+from .hyper import MultistageHyperSolver as MultistageHyperSolver
+from .hyper import residual_loss as residual_loss
+from .hyper import step_residual as step_residual
 from .reversible import Reversible as Reversible
 from .rosenbrock import ROS3P as ROS3P
 from .rosenbrock import Rodas4 as Rodas4
