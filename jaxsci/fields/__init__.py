@@ -19,6 +19,8 @@ fitted = jax.jit(lambda y: fit_field(field, x, y, optax.adam(5e-3), steps=300).l
 - `SplitField`: a low-pass and a band-pass part; `init_at_singularities`: first-layer wavelets on
   edges; `edge_points` finds these.
 - `ModulatedSiren`, `CodedField`: a family of functions, each of them a code.
+- `INSRStepper`: the weights as the state of a PDE's time stepper (`ImplicitMidpointAdvection`,
+  `SemiLagrangianAdvection`, `SemiLagrangianFluid`, or a scheme of one's own).
 - `fit_field`, `fit_many` (thousands of small fields at once), `field_at`, `weights_matrix`.
 - `image_coordinates`, `psnr`.
 """
@@ -32,6 +34,13 @@ from .fitting import psnr as psnr
 from .fitting import weights_matrix as weights_matrix
 from .hashgrid import HashEncoding as HashEncoding
 from .hashgrid import HashGrid as HashGrid
+from .insr import AbstractScheme as AbstractScheme
+from .insr import ImplicitMidpointAdvection as ImplicitMidpointAdvection
+from .insr import INSRState as INSRState
+from .insr import INSRStepper as INSRStepper
+from .insr import SemiLagrangianAdvection as SemiLagrangianAdvection
+from .insr import SemiLagrangianFluid as SemiLagrangianFluid
+from .insr import Stage as Stage
 from .modulated import CodedField as CodedField
 from .modulated import ModulatedSiren as ModulatedSiren
 from .networks import FourierField as FourierField

@@ -12,12 +12,13 @@ points, values = trajectory(lazy_newton(m=2, M="adaptive"), f, jnp.zeros(2), ste
 
 All take extra arguments with one meaning (unknown ones are ignored, missing ones raise): `value`,
 `grad`, `value_fn` (which `jaxsci.train.fit` passes), `hvp_fn`, `model_fn`, `outer_fn`,
-`loss_grads`.
+`jacobian_fn`, `loss_grads`.
 
 - Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
   from the Newton decrement), `mfac` (the inverse Fisher matrix of a window of gradients;
   `obs_prune` removes weights by it), `tngd` (the natural gradient at the end of a process), `psgd`
   (a preconditioner fitted on a Lie group as the training goes).
+- `levenberg_marquardt`: sums of squares, with Jacobians by the point.
 - `ScaledTrustRegion`: nonlinear systems with bounds, for `optimistix.root_find`.
 - Known curvature: `poly_gradient`, `poly_fast_gradient` (outliers hidden by a polynomial of a
   matrix), `krylov_gradient` (the best polynomial); `symmetric_preconditioner`,
@@ -144,6 +145,11 @@ from .second_order.lazy_newton import LazyNewtonState as LazyNewtonState
 from .second_order.lazy_newton import Regulariser as Regulariser
 from .second_order.lazy_newton import lazy_newton as lazy_newton
 from .second_order.lazy_newton import scale_by_lazy_newton as scale_by_lazy_newton
+from .second_order.levenberg import LevenbergMarquardtState as LevenbergMarquardtState
+from .second_order.levenberg import levenberg_marquardt as levenberg_marquardt
+from .second_order.levenberg import (
+    scale_by_levenberg_marquardt as scale_by_levenberg_marquardt,
+)
 from .second_order.mfac import Gram as Gram
 from .second_order.mfac import MFACState as MFACState
 from .second_order.mfac import mfac as mfac

@@ -23,6 +23,7 @@ SLUGS = {
     ],
     "fields": [
         "complex-wavelet-inr",
+        "insr",
         "neurbf",
     ],
     "manifolds": [
