@@ -12,8 +12,15 @@ pairs.train.inputs  # (1000, 1, 33, 33)
 
 The splits are generated from different seeds, so that the size of one changes nothing in another,
 and kept on disk (`jaxsci.pde.cached`). Periodic equations are solved by exponax.
+
+`pinnacle`: boundary value problems for fields, each a `FieldProblem` with a `Reference` solution.
 """
 
+from . import pinnacle as pinnacle
+from .field_problem import Ansatz as Ansatz
+from .field_problem import Condition as Condition
+from .field_problem import FieldProblem as FieldProblem
+from .field_problem import Reference as Reference
 from .problems import Splits as Splits
 from .problems import advection as advection
 from .problems import burgers as burgers
