@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "experiments" / "notebooks").glob("*.ipynb"))
+HEAT_ROD = ROOT / "experiments" / "notebooks" / "heat_rod.ipynb"
 LATENT_ODE = ROOT / "experiments" / "notebooks" / "latent_ode.ipynb"
 QUICKSTART = ROOT / "experiments" / "notebooks" / "quickstart.ipynb"
 
@@ -55,6 +56,25 @@ def test_quickstart_runs_and_the_error_does_not_depend_on_the_resolution(tmp_pat
     assert mean.shape == (4,) and mean.max() < 0.03
     # Measured 1.01; a convolutional network's error grows severalfold.
     assert mean.max() / mean.min() < 1.1
+
+
+@pytest.mark.end_to_end
+def test_heat_rod_runs(tmp_path, monkeypatch):
+    """With a few updates, after which the conductivity, 0.15, has come down from 1."""
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    notebook = nbformat.read(HEAT_ROD, as_version=4)
+    for cell in code_cells(notebook):
+        cell.source = cell.source.replace("STEPS = 60", "STEPS = 6")
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    *cells, last = code_cells(notebook)
+    pictures = [
+        output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 2
+    mean = float(last.outputs[0].text.split()[1])
+    assert 0.05 < mean < 0.5
 
 
 @pytest.mark.end_to_end
