@@ -11,6 +11,7 @@
 - Models: `NeuralODE`, `AugmentedNODE`, `CNF`, `LatentODE`, `NeuralCDE`, `LatentSDE`.
 - Their regularisers, as values: `LocalError`, `GlobalError`, `GlobalStiffness`, `STEER`,
   `TaylorReg`, `Kinetic`.
+- Signals: `Prophecy` (derivative and next value by fixed state-space matrices), `hippo`.
 - `WTableau`, `tase_tableau`, `w_order_conditions`: methods of your own, checked when made.
 - `stiff_problems`: van der Pol, Robertson, HIRES, OREGO, Allen-Cahn, Brusselator, with references.
 
@@ -99,3 +100,10 @@ from .solvers import residual_loss as residual_loss
 from .solvers import step_residual as step_residual
 from .solvers import tase_tableau as tase_tableau
 from .solvers import w_order_conditions as w_order_conditions
+from .ssm import Discrete as Discrete
+from .ssm import Prophecy as Prophecy
+from .ssm import StateSpace as StateSpace
+from .ssm import convolve_states as convolve_states
+from .ssm import discretize as discretize
+from .ssm import hippo as hippo
+from .ssm import scan_states as scan_states

@@ -15,6 +15,7 @@ SLUGS = {
     ],
     "dynamics": [
         "continuous-time-td",
+        "hippo-prophecy",
         "hypersolvers",
         "langevin-sqrt-d",
         "local-neural-de-reg",
