@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxsci.pde import AbstractDomain, Box, SpaceTime
+from jaxsci.pde.benchmarks import FieldProblem
 
 from .samplers import AbstractSampler, Draw, Fixed, SamplerState, Uniform
 
@@ -98,6 +99,40 @@ class Problem(eqx.Module):
             raise ValueError(f"Problem: expected terms with different names, got {names}")
         self.terms, self.exact = terms, exact
 
+    @classmethod
+    def of(
+        cls,
+        statement: FieldProblem,
+        *,
+        n: int = 1000,
+        boundary: int = 200,
+        weight: float = 1.0,
+        shaped: bool = False,
+        sampler: AbstractSampler | None = None,
+    ) -> "Problem":
+        """The loss of a boundary value problem, e.g. one of `jaxsci.pde.benchmarks.pinnacle`.
+
+        **Arguments:**
+
+        - `statement`: the problem as data.
+        - `n`, `sampler`: points of the equation and how they move, new ones in each step if `None`.
+        - `boundary`, `weight`: points of each condition, and its weight in the loss.
+        - `shaped`: the field is `statement.shaped(net)`; conditions that it meets get no term.
+
+        **Raises:** `ValueError` for `shaped` where the problem has no ansatz.
+        """
+        if shaped and statement.ansatz is None:
+            raise ValueError(f"Problem.of: shaped, but {statement.name} has no ansatz")
+        met = statement.ansatz.meets if shaped and statement.ansatz else ()
+        moves = Uniform() if sampler is None else sampler
+        equation = Term("equation", statement.equation, statement.domain, n, sampler=moves)
+        conditions = [
+            Term(c.name, c.residual, c.draw, boundary, weight)
+            for c in statement.conditions
+            if c.name not in met
+        ]
+        return cls(equation, *conditions)
+
     def init(self, key: PRNGKeyArray) -> dict[str, SamplerState]:
         """The first points of every term."""
         keys = jr.split(key, len(self.terms))
@@ -139,6 +174,35 @@ class Problem(eqx.Module):
             scaled[term.name] = jnp.sqrt(term.weight / r.shape[0]) * w[:, None] * r
             scores[term.name] = score
         return scaled, scores
+
+    def jacobian(self, field: Any, states: Mapping[str, SamplerState]) -> PyTree:
+        """The derivatives of the scaled residuals of `weighted` in the field's weights: a pytree
+        like these, each leaf with an axis in front. It runs over terms by name, points, components,
+        as `ravel_pytree` of the residuals does.
+
+        Each row is one reverse pass at one point, so that all m of them cost about m gradients at a
+        point; by products with J, all would cost p times the batch, or m times.
+        """
+        params, rest = eqx.partition(field, eqx.is_inexact_array)
+
+        def rows(term: Term) -> PyTree:
+            def residual(params: PyTree, x: Array) -> tuple[Array, Array]:
+                r = jnp.ravel(term.residual(eqx.combine(params, rest), x))
+                return r, r
+
+            state = states[term.name]
+            jacobian, r = jax.vmap(jax.jacrev(residual, has_aux=True), (None, 0))(params, state.x)
+            w = term.sampler.weights(state, jnp.linalg.norm(r, axis=1))
+            scale = jnp.sqrt(term.weight / r.shape[0]) * w
+
+            def flat(leaf: Array) -> Array:
+                scaled = scale.reshape(-1, *(1,) * (leaf.ndim - 1)) * leaf
+                return scaled.reshape(-1, *leaf.shape[2:])
+
+            return jax.tree.map(flat, jacobian)
+
+        parts = [rows(term) for term in sorted(self.terms, key=lambda term: term.name)]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def advance(
         self,

@@ -42,9 +42,9 @@ class Solver(eqx.Module):
 
     - `problem`: what is solved.
     - `optimizer`: an optax transformation.
-    - `curvature`: pass `model_fn` (the weighted residuals) and `outer_fn` (their sum of squares) to
-        the optimiser, for Gauss-Newton steps such as
-        `lazy_newton(m=1, M="adaptive", curvature=GaussNewton())`.
+    - `curvature`: pass `model_fn` (the weighted residuals), `outer_fn` (their sum of squares) and
+        `jacobian_fn` (their derivatives, point by point) to the optimiser, for Gauss-Newton steps:
+        `jaxsci.optim.levenberg_marquardt()`.
     """
 
     problem: Problem
@@ -83,7 +83,13 @@ class Solver(eqx.Module):
         (value, scores), grads = jax.value_and_grad(objective, has_aux=True)(params)
         extra: dict[str, Any] = {"value": value, "grad": grads, "value_fn": value_fn}
         if self.curvature:
-            extra |= {"model_fn": lambda p: residuals(p)[0], "outer_fn": outer}
+            extra |= {
+                "model_fn": lambda p: residuals(p)[0],
+                "outer_fn": outer,
+                "jacobian_fn": lambda p: self.problem.jacobian(
+                    eqx.combine(p, rest), state.samplers
+                ),
+            }
         transform = optax.with_extra_args_support(self.optimizer)
         updates, opt_state = transform.update(grads, state.opt_state, params, **extra)
         field: Any = eqx.combine(optax.apply_updates(params, updates), rest)
@@ -118,8 +124,7 @@ def solve(
     **Arguments:**
 
     - `problem`, `optimizer`, `curvature`: as for `Solver`. Up to some 2000 weights, Gauss-Newton
-        (`lazy_newton(m=1, M="adaptive", curvature=GaussNewton())`) needs tens of steps where Adam
-        needs thousands.
+        (`levenberg_marquardt()`) needs tens of steps where Adam needs thousands.
     - `field`: u, a function of a point with weights (any pytree that can be called).
     - `steps`: updates. `key`: for points.
     - `every`: updates in one dispatch, after which the history grows.

@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jaxsci.autodiff import GaussNewton, derivatives
 from jaxsci.optim import lazy_newton
 from jaxsci.pde import Ball, Box, Interval, SpaceTime
+from jaxsci.pde.benchmarks import pinnacle
 from jaxsci.pinn import (
     R3,
     Constrained,
@@ -193,3 +195,28 @@ def test_bad_input(key):
             solve(problem, field, optax.sgd(1.0), key=key, **bad)
     with pytest.raises(FloatingPointError, match="the loss is"):
         solve(problem, field, optax.sgd(1e30), steps=20, key=key)
+
+
+def test_rows_of_the_jacobian_belong_to_the_residuals(key, x64):
+    """Point by point or of the whole batch: the same derivatives, in the same order."""
+    statement = pinnacle.wave_1d_c()
+    problem = Problem.of(statement, n=5, boundary=3, weight=2.0, sampler=R3())
+    assert [t.name for t in problem.terms] == ["equation", "initial", "at rest", "ends"]
+    field, states = statement.plain(net(key, 3, 2)), problem.init(key)
+    params, rest = eqx.partition(field, eqx.is_inexact_array)
+
+    def residuals(params):
+        return ravel_pytree(problem.weighted(eqx.combine(params, rest), states)[0])[0]
+
+    expected = jax.jit(jax.jacfwd(residuals))(params)
+    found = eqx.filter_jit(problem.jacobian)(field, states)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-10)
+
+
+def test_a_statement_becomes_a_problem(key):
+    statement = pinnacle.heat_nd(2)
+    shaped = Problem.of(statement, n=7, boundary=4, shaped=True)
+    assert [(t.name, t.n) for t in shaped.terms] == [("equation", 7), ("flux", 4)]
+    with pytest.raises(ValueError, match="poisson_nd has no ansatz"):
+        Problem.of(pinnacle.poisson_nd(2), shaped=True)
