@@ -1,6 +1,7 @@
 """Layers that all models share.
 
-Transforms between grids and coefficients (`Fourier`, `Cosine`), the spectral convolution on top of
+Transforms between grids and coefficients (`Fourier`, `Cosine`; `TensorBasis` of `FourierAxis` and
+`ChebyshevAxis`, with exact derivatives, products and norms), the spectral convolution on top of
 them, pointwise maps of channels, coordinates and embeddings as features; convolutions padded axis
 by axis, norms, attention, and the one `UNet` made of them; `FlaxModel`, which makes any Flax module
 an Equinox one. Layers act on one example, channels first (`"c *grid"`); batches are made by
@@ -80,6 +81,10 @@ from .spectral_conv import DenseMixing as DenseMixing
 from .spectral_conv import DiagonalMixing as DiagonalMixing
 from .spectral_conv import SpectralConv as SpectralConv
 from .spectral_conv import TuckerMixing as TuckerMixing
+from .tensor_basis import AbstractAxis as AbstractAxis
+from .tensor_basis import ChebyshevAxis as ChebyshevAxis
+from .tensor_basis import FourierAxis as FourierAxis
+from .tensor_basis import TensorBasis as TensorBasis
 from .transforms import AbstractTransform as AbstractTransform
 from .transforms import Cosine as Cosine
 from .transforms import Fourier as Fourier

@@ -70,6 +70,7 @@ SLUGS = {
         "mp-pde",
         "multiscale-neural-operator",
         "neural-operator",
+        "neural-spectral",
         "pde-refiner",
         "sound-deeponet",
         "transform-once",
