@@ -246,7 +246,8 @@ def peer(name: str, seconds: float, seed: int, path: Path, large: bool) -> dict:
                     found.append(first(w, x, i=c, j=2) + transport - 0.001 * laplace(w, x, c))
                 return found
 
-            conditions = [start(lambda x, c=c: values(x, c), c) for c in (0, 1)]
+            # DeepXDE counts arguments: a default for c would be taken for a second one.
+            conditions = [start(lambda x: values(x, 0), 0), start(lambda x: values(x, 1), 1)]
             conditions += [period(axis, c) for axis in (0, 1) for c in (0, 1)]
     inside, edge, layers = (8192, 2048, [100] * 5) if large else (2000, 600, [50] * 4)
     if times is None:

@@ -79,6 +79,7 @@ SLUGS = {
         "operator-preconditioning",
         "r3-sampling",
     ],
+        "pinnacle",
 }
 FOLDER = Path(__file__).parents[2] / "experiments"
 # These have tests of their own, which run them.
