@@ -77,9 +77,9 @@ SLUGS = {
     ],
     "pinn": [
         "operator-preconditioning",
+        "pinnacle",
         "r3-sampling",
     ],
-        "pinnacle",
 }
 FOLDER = Path(__file__).parents[2] / "experiments"
 # These have tests of their own, which run them.
