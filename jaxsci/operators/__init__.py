@@ -34,6 +34,7 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `T1`: Transform Once, whose layers all act on cosine coefficients; `dct`, `relative_l2_coef`.
 - `NSM`: neural spectral methods, from coefficients to coefficients in a `jaxsci.nn.TensorBasis`,
   trained by the exact norm of a residual.
+- `NUNO`: a grid operator made one on a fixed cloud of points, by the boxes of a `partition`.
 - `Staggered`: NeuralStagger, a fine prediction as many coarse ones.
 - Long rollouts: `accumulated_mse`, `error_growth`, `correlation_time`, `energy_spectrum`, and the
   pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
@@ -85,6 +86,10 @@ from .mp_pde import decoder_kernels as decoder_kernels
 from .normalise import Normalised as Normalised
 from .normalise import Normaliser as Normaliser
 from .nsm import NSM as NSM
+from .nuno import NUNO as NUNO
+from .nuno import Partition as Partition
+from .nuno import nonuniformity as nonuniformity
+from .nuno import partition as partition
 from .recipes import Recipe as Recipe
 from .recipes import add_noise as add_noise
 from .recipes import autoregressive_steps as autoregressive_steps

@@ -71,6 +71,7 @@ SLUGS = {
         "multiscale-neural-operator",
         "neural-operator",
         "neural-spectral",
+        "nuno",
         "pde-refiner",
         "sound-deeponet",
         "transform-once",
