@@ -19,7 +19,7 @@ XLA, for the gradient of a batch; every training has the same number of them.
    is left when training is perfect. In time and space they have about as many unknowns.
 3. Operations to answer on 256² points.
 
-**Found.** After short trainings the loss makes no difference, as no network gets near its minimiser:
+**Found.** After short trainings the loss makes no difference; no network gets near its minimiser:
 with seeds 6 and 7 the quick preset has errors of 0.015 and 0.018 (spectral), 0.014 and 0.016
 (spectral network, grid's loss), 0.013 and 0.012 (grid). So the first claim is false, and the
 Fourier operator, whose updates are cheaper and more, is even better. With networks of 16 channels
