@@ -9,6 +9,7 @@
 - Sampling: `ula`, `mala`, `underdamped`, and exact laws (`stationary_law_1d`, `w2_1d`, …).
 - Value functions of diffusions: `martingale_loss`, `ctd_lambda`, `clstd`, `cgtd2`, on a `Path`.
 - Models: `NeuralODE`, `AugmentedNODE`, `CNF`, `LatentODE`, `NeuralCDE`, `LatentSDE`.
+- `ScaledResNet`: residual networks as Euler steps of a neural ODE, trained by `depth_flow`.
 - Their regularisers, as values: `LocalError`, `GlobalError`, `GlobalStiffness`, `STEER`,
   `TaylorReg`, `Kinetic`.
 - Signals: `Prophecy` (derivative and next value by fixed state-space matrices), `hippo`.
@@ -73,6 +74,11 @@ from .regularize import LocalError as LocalError
 from .regularize import TaylorReg as TaylorReg
 from .regularize import local_penalty as local_penalty
 from .regularize import total_derivative as total_derivative
+from .resnet import ResNetODE as ResNetODE
+from .resnet import ScaledResNet as ScaledResNet
+from .resnet import depth_flow as depth_flow
+from .resnet import depth_lipschitz as depth_lipschitz
+from .resnet import depth_refine as depth_refine
 from .solvers import MSRKTASE2 as MSRKTASE2
 from .solvers import MSRKTASE3 as MSRKTASE3
 from .solvers import RKTASE as RKTASE

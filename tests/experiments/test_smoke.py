@@ -20,6 +20,7 @@ SLUGS = {
         "langevin-sqrt-d",
         "local-neural-de-reg",
         "neural-differential-equations",
+        "resnet-neural-ode",
         "singly-rk-tase",
     ],
     "fields": [
