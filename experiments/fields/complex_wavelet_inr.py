@@ -47,9 +47,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
-from skimage import data
-from skimage.color import rgb2gray
-from skimage.transform import resize
 
 from jaxsci import experiment
 from jaxsci.experiment import Above, Between, Claim, Logger, Result
@@ -62,6 +59,7 @@ from jaxsci.fields import (
     fit_field,
     image_coordinates,
     init_at_singularities,
+    photograph,
     psnr,
 )
 
@@ -106,16 +104,6 @@ PRESETS = {
 
 PHOTOGRAPHS = ("camera", "coffee", "astronaut")
 """The last one serves to choose the learning rate."""
-
-
-def photograph(name: str, size: int) -> Float[Array, " n"]:
-    """The middle of one of scikit-image's photographs, grey values in [0, 1], row by row."""
-    image = np.asarray(getattr(data, name)())
-    image = rgb2gray(image) if image.ndim == 3 else image / 255
-    side = min(*image.shape, 256)
-    top, left = ((n - side) // 2 for n in image.shape)
-    crop = image[top : top + side, left : left + side]
-    return jnp.asarray(resize(crop, (size, size), anti_aliasing=True), jnp.float32).reshape(-1)
 
 
 def jumps(key: PRNGKeyArray, samples: int) -> Float[Array, " n"]:
@@ -252,7 +240,7 @@ def two_dimensions(config: Config, key: PRNGKeyArray) -> tuple[dict[str, Any], A
         return SplitField(low, wire(key, points, normals, w - 1))
 
     place_key, fit_key = jr.split(key)
-    images = [photograph(name, config.size) for name in PHOTOGRAPHS]
+    images = [photograph(name, config.size).reshape(-1) for name in PHOTOGRAPHS]
     shape = (config.size, config.size)
     places = [singularities(image.reshape(shape), 64, place_key) for image in images]
     rows = tuple(

@@ -37,9 +37,6 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
-from skimage import data
-from skimage.color import rgb2gray
-from skimage.transform import resize
 
 from jaxsci import experiment
 from jaxsci.experiment import Between, Claim, Logger, Result
@@ -51,6 +48,7 @@ from jaxsci.fields import (
     fit_field,
     image_coordinates,
     init_kernels,
+    photograph,
     psnr,
 )
 
@@ -131,16 +129,6 @@ NAMES = ("camera", "coffee", "astronaut")
 """The last one serves to choose the learning rate."""
 
 
-def photograph(name: str, size: int) -> Float[Array, " n"]:
-    """The middle of one of scikit-image's photographs, grey values in [0, 1], row by row."""
-    image = np.asarray(getattr(data, name)())
-    image = rgb2gray(image) if image.ndim == 3 else image / 255
-    side = min(*image.shape, 256)
-    top, left = ((n - side) // 2 for n in image.shape)
-    crop = image[top : top + side, left : left + side]
-    return jnp.asarray(resize(crop, (size, size), anti_aliasing=True), jnp.float32).reshape(-1)
-
-
 def gradient_size(image: Float[Array, " n"], size: int) -> Float[Array, " n"]:
     down, right = jnp.gradient(image.reshape(size, size))
     return jnp.hypot(jnp.asarray(down), jnp.asarray(right)).reshape(-1) + 1e-6
@@ -200,7 +188,7 @@ def fit_kind(config: Config, make, key: PRNGKeyArray, images: list[Array]) -> di
 
 def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     x = image_coordinates(config.size, config.size)
-    images = [photograph(name, config.size) for name in NAMES]
+    images = [photograph(name, config.size).reshape(-1) for name in NAMES]
     place = jax.jit(lambda w, key: init_kernels(x, w, config.kernels, key=key))
     options: dict[str, Any] = {
         "features": config.features,

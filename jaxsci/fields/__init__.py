@@ -22,7 +22,7 @@ fitted = jax.jit(lambda y: fit_field(field, x, y, optax.adam(5e-3), steps=300).l
 - `INSRStepper`: the weights as the state of a PDE's time stepper (`ImplicitMidpointAdvection`,
   `SemiLagrangianAdvection`, `SemiLagrangianFluid`, or a scheme of one's own).
 - `fit_field`, `fit_many` (thousands of small fields at once), `field_at`, `weights_matrix`.
-- `image_coordinates`, `psnr`.
+- `image_coordinates`, `photograph`, `psnr`.
 """
 
 from .fitting import Fitted as Fitted
@@ -34,6 +34,7 @@ from .fitting import psnr as psnr
 from .fitting import weights_matrix as weights_matrix
 from .hashgrid import HashEncoding as HashEncoding
 from .hashgrid import HashGrid as HashGrid
+from .images import photograph as photograph
 from .insr import AbstractScheme as AbstractScheme
 from .insr import ImplicitMidpointAdvection as ImplicitMidpointAdvection
 from .insr import INSRState as INSRState

@@ -25,6 +25,7 @@ SLUGS = {
     ],
     "fields": [
         "complex-wavelet-inr",
+        "field-comparison",
         "insr",
         "neurbf",
     ],
