@@ -24,7 +24,8 @@ of the policies: HyperEuler 1.14 and 1.13, midpoint rule 1.14 and 1.12, Euler's 
 step 1.23 and 1.19, with the whole step 1.57 and 1.48. A solver's own figure is another thing:
 Euler's method believes that its policy costs 4.3 to 4.5, HyperEuler is right to a hundredth. So the
 paper's figures (5.27 against 1.20), each by its own solver, show a gap that for the most part is in
-the judge: the policy is 1.3 to 1.4 times as expensive, not 4.4 times. Nor is time gained on a field
+the judge: the policy is 1.3 to 1.4 times as expensive, not 4.4 times, and the claim that
+HyperEuler's costs less than 0.7 of Euler's is false (0.73 and 0.76). Nor is time gained on a field
 as cheap as a pendulum's: the network costs more than an evaluation, and a rollout takes 4 to 12
 times as long as with the midpoint rule (a loaded machine). Evaluations of the field are saved.
 
@@ -484,8 +485,8 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
         Claim("HyperEuler: a tenth of Euler's local error", corrected, "<=", 0.1 * plain,
               "mean over unseen states and controls of the box, one step"),
         Claim("HyperEuler's policy better than Euler's",
-              hyper["true"], "<", 0.85 * euler["true"],
-              "true cost, one evaluation a step each; target: 0.85 times"),
+              hyper["true"], "<", 0.7 * euler["true"],
+              "true cost, one evaluation a step each; target: 0.7 times"),
         Claim("HyperEuler knows what its policy costs",
               surprise(hyper), "<", 0.1 * surprise(euler),
               "relative error of the cost that the solver itself predicts; target: 0.1 of Euler's"),
