@@ -74,7 +74,7 @@ PRESETS = {
 # wavelets among 20 and 30 (the authors', for 512² pixels), 20 and 10, 10 and 10, 10 and 5, 5 and 5;
 # Gaussians among 5, 10, 30; Fourier features among 0.6, 1.25, 2.5, 5, 10, of which 1.25 and 2.5 are
 # equal; sines among 15, 30, 45, 60. Of hash grids three layouts, of NeuRBF five were tried.
-WAVELET = {"omega0": 10.0, "sigma0": 5.0}
+WAVELET: dict[str, Any] = {"omega0": 10.0, "sigma0": 5.0}
 GAUSSIAN, FOURIER, SINE = 10.0, 2.0, 30.0
 PHOTOGRAPHS = ("camera", "coffee", "astronaut")
 """The last one serves to choose the learning rate."""
