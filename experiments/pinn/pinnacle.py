@@ -42,7 +42,7 @@ from matplotlib.figure import Figure
 from jaxsci import experiment
 from jaxsci.experiment import Above, Between, Claim, Logger, Result
 from jaxsci.optim import levenberg_marquardt
-from jaxsci.pde.benchmarks import FieldProblem, pinnacle
+from jaxsci.pde import benchmarks
 from jaxsci.pinn import R3, Problem, Solver
 
 
@@ -125,7 +125,7 @@ def compiled(solver: Solver, field: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
 
 
 def ours(
-    config: Config, statement: FieldProblem, key: PRNGKeyArray, log: Logger
+    config: Config, statement: benchmarks.FieldProblem, key: PRNGKeyArray, log: Logger
 ) -> dict[str, float]:
     """Error, seconds without compilation, and steps of the ansatz with Levenberg-Marquardt."""
     assert statement.ansatz is not None
@@ -151,7 +151,7 @@ def ours(
 
 
 def plain(
-    config: Config, statement: FieldProblem, key: PRNGKeyArray, seconds: float, log: Logger
+    config: Config, statement: benchmarks.FieldProblem, key: PRNGKeyArray, seconds: float, log: Logger
 ) -> dict[str, float]:
     """The same for the plain network, with the best of the learning rates."""
     found = []
@@ -183,7 +183,7 @@ def plain(
 def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     rows = {}
     for i, name in enumerate(config.problems):
-        statement = getattr(pinnacle, name)()
+        statement = getattr(benchmarks.pinnacle, name)()
         own_key, plain_key = jr.split(jr.fold_in(key, i))
         a = ours(config, statement, own_key, log.scope(f"{name}-ours"))
         # Float32 keys and weights: the plain network's numbers are drawn in its own precision.

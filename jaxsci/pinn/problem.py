@@ -14,8 +14,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from jaxsci.pde import AbstractDomain, Box, SpaceTime
-from jaxsci.pde.benchmarks import FieldProblem
+from jaxsci.pde import AbstractDomain, Box, SpaceTime, benchmarks
 
 from .samplers import AbstractSampler, Draw, Fixed, SamplerState, Uniform
 
@@ -102,7 +101,7 @@ class Problem(eqx.Module):
     @classmethod
     def of(
         cls,
-        statement: FieldProblem,
+        statement: benchmarks.FieldProblem,
         *,
         n: int = 1000,
         boundary: int = 200,
