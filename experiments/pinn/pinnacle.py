@@ -151,7 +151,11 @@ def ours(
 
 
 def plain(
-    config: Config, statement: benchmarks.FieldProblem, key: PRNGKeyArray, seconds: float, log: Logger
+    config: Config,
+    statement: benchmarks.FieldProblem,
+    key: PRNGKeyArray,
+    seconds: float,
+    log: Logger,
 ) -> dict[str, float]:
     """The same for the plain network, with the best of the learning rates."""
     found = []
