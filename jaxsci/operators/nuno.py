@@ -7,7 +7,8 @@
 
 Where points are dense, boxes are small and their grids fine: the resampling follows the cloud. The
 cloud is the same for all functions, so that both interpolations are tables of indices and weights,
-made once on the host.
+made once on the host. One triangulation of the whole cloud serves all boxes: nodes at a seam are
+interpolated like others, where the paper triangulates each box alone and takes the nearest point.
 """
 
 import itertools
