@@ -15,7 +15,15 @@ Four sentences of the papers on these fields are the claims: complex wavelets fi
 and than real wavelets (arXiv:2301.05187), sines better than random Fourier features before ReLU
 (arXiv:2006.09661), and tables are ahead of all others at equal time (arXiv:2201.05989).
 
-**Found.** FOUND
+**Found** (quick, seeds 90901 and 90902, which guided nothing; dB after 300 updates). Sines lead by
+5 dB: SIREN 36.2 and 36.8; Fourier features 31.3 and 31.5; real wavelets 31.2 and 31.4; WIRE 31.2
+and 30.7; Gaussians 29.3 and 31.0; hash grid 27.8 and 28.1; NeuRBF 27.2 and 28.5. So only the third
+claim holds: on crops of 40² pixels with 1100 weights, wavelets with constants that were tuned are
+the equals of Fourier features, and complex ones gain nothing on real ones. At equal time, 0.24 s,
+Fourier features before ReLU are the best (31.3 and 31.5; Gaussians 25.0 and 27.5, SIREN 26.1 and
+25.7, hash grid 25.4 and 25.3): sines and exponentials are what costs on a CPU, and tables of some
+hundred entries are no gain over a small network. The papers' images are a hundred times larger.
+Constants decide: with those of the papers, WIRE was at 21.7 dB here (seed 4).
 """
 
 from dataclasses import dataclass
