@@ -24,9 +24,9 @@ against 0.537 (90902), but 0.81 (90901), so that the claims on it hold for one s
 other. Of three other starts one stayed at 0.76, two came to 0.0099 and 0.0046: the loss stands
 still near that of the ansatz for a hundred steps before it falls. A smaller first damping (1e-6)
 does not help: 0.058, 0.074, 0.014, 0.67, 0.75. Longer trainings get off it (280 steps: 7e-4 in
-`scripts/bench/pinnacle_deepxde.py`, one seed); several starts, of which the lowest residual is kept,
-are not done yet. There ours left 0.29 on `heat_2d_vc` after 98 steps and 0.56 on `wave_1d_c` after 37.
-`full` and `paper` have not been run.
+`scripts/bench/pinnacle_deepxde.py`, one seed); several starts, of which the one with the lowest
+residual is kept, are not done yet. There ours left 0.29 on `heat_2d_vc` after 98 steps and 0.56 on
+`wave_1d_c` after 37. `full` and `paper` have not been run.
 """
 
 import time
