@@ -178,9 +178,12 @@ def draw(points: np.ndarray, boxes: Partition, errors: np.ndarray, config: Confi
         right.loglog(config.boxes, errors[which], ".", color=f"C{which}")
         right.loglog(config.boxes, np.median(errors[which], 1), color=f"C{which}", label=name)
     right.set(
-        xlabel="boxes", ylabel="relative $L^2$ error of resampling", title="clouds and medians"
+        xlabel="boxes",
+        ylabel="relative $L^2$ error of resampling",
+        title="each cloud, and the median",
     )
     right.set_xticks(config.boxes, [str(n) for n in config.boxes])
-    right.minorticks_off()
+    right.xaxis.minorticks_off()
+    right.yaxis.set_minor_formatter("{x:.2g}")
     right.legend()
     return figure

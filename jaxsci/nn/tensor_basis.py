@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 from numpy.polynomial import chebyshev
 
-from .transforms import AbstractTransform
+from .transforms import AbstractTransform, check_coefficients, check_values
 
 Norm = Literal["l2", "coef"]
 
@@ -223,8 +223,7 @@ class TensorBasis(AbstractTransform):
         return tuple(np.arange(a.resolved(n)) for a, n in zip(self.axes, shape, strict=True))
 
     def forward(self, u: Float[Array, "c *grid"]) -> Float[Array, "c *modes"]:
-        if not jnp.issubdtype(u.dtype, jnp.floating):
-            raise TypeError(f"u: expected real floating-point values, got dtype {u.dtype}")
+        check_values(u, "u")
         self._check(u.shape[1:], "u")
         matrices = (a.analysis(n) for a, n in zip(self.axes, u.shape[1:], strict=True))
         return _along_axes(u, matrices)
@@ -233,11 +232,7 @@ class TensorBasis(AbstractTransform):
         self, coef: Float[Array, "c *modes"], shape: tuple[int, ...]
     ) -> Float[Array, "c *grid"]:
         expected = tuple(len(k) for k in self.kept(shape))
-        if coef.shape[1:] != expected:
-            raise ValueError(
-                f"coef: a grid of shape {shape} has coefficients {expected} for "
-                f"modes={self.modes}, got {coef.shape[1:]}"
-            )
+        check_coefficients(coef, expected, shape, self.modes)
         return _along_axes(coef, (a.synthesis(n) for a, n in zip(self.axes, shape, strict=True)))
 
     def evaluate(

@@ -106,9 +106,21 @@ class AbstractTransform(eqx.Module):
         )
 
 
-def _check_values(u: Array, name: str) -> None:
+def check_values(u: Array, name: str) -> None:
+    """Raises `TypeError` for values that are not real floating-point numbers."""
     if not jnp.issubdtype(u.dtype, jnp.floating):
         raise TypeError(f"{name}: expected real floating-point values, got dtype {u.dtype}")
+
+
+def check_coefficients(
+    coef: Array, expected: tuple[int, ...], shape: tuple[int, ...], modes: tuple[int, ...]
+) -> None:
+    """Raises `ValueError` for coefficients that are not of the expected shape."""
+    if coef.shape[1:] != expected:
+        raise ValueError(
+            f"coef: a grid of shape {shape} has coefficients {expected} for "
+            f"modes={modes}, got {coef.shape[1:]}"
+        )
 
 
 def _contract(u: Array, matrix: np.ndarray, axis: int) -> Array:
@@ -181,7 +193,7 @@ class Fourier(AbstractTransform):
         return max(len(kept) for kept in self.kept(shape)) <= _DENSE_LIMIT
 
     def forward(self, u: Float[Array, "c *grid"]) -> Complex[Array, "c *modes"]:
-        _check_values(u, "u")
+        check_values(u, "u")
         shape = u.shape[1:]
         k = self._wavenumbers(shape)
         if not self._by_matrix(shape):
@@ -203,11 +215,7 @@ class Fourier(AbstractTransform):
     ) -> Float[Array, "c *grid"]:
         k = self._wavenumbers(shape)
         expected = tuple(len(q) for q in k)
-        if coef.shape[1:] != expected:
-            raise ValueError(
-                f"coef: a grid of shape {shape} has coefficients {expected} for "
-                f"modes={self.modes}, got {coef.shape[1:]}"
-            )
+        check_coefficients(coef, expected, shape, self.modes)
         if not self._by_matrix(shape):
             half = (*shape[:-1], shape[-1] // 2 + 1)
             full = jnp.zeros((coef.shape[0], *half), coef.dtype)
@@ -283,7 +291,7 @@ class Cosine(AbstractTransform):
         return tuple(np.arange(min(m, n)) for m, n in zip(self.modes, shape, strict=True))
 
     def forward(self, u: Float[Array, "c *grid"]) -> Float[Array, "c *modes"]:
-        _check_values(u, "u")
+        check_values(u, "u")
         for axis, (k, n) in enumerate(zip(self.kept(u.shape[1:]), u.shape[1:], strict=True)):
             u = _contract(u, _cosines(len(k), n) / n, axis + 1)
         return u
@@ -292,11 +300,7 @@ class Cosine(AbstractTransform):
         self, coef: Float[Array, "c *modes"], shape: tuple[int, ...]
     ) -> Float[Array, "c *grid"]:
         expected = tuple(len(k) for k in self.kept(shape))
-        if coef.shape[1:] != expected:
-            raise ValueError(
-                f"coef: a grid of shape {shape} has coefficients {expected} for "
-                f"modes={self.modes}, got {coef.shape[1:]}"
-            )
+        check_coefficients(coef, expected, shape, self.modes)
         for axis, (m, n) in enumerate(zip(expected, shape, strict=True)):
             coef = _contract(coef, _cosines(m, n).T, axis + 1)
         return coef
