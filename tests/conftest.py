@@ -20,6 +20,14 @@ import jax
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """A file's compiled programs go when it is done: those of all files would take gigabytes, and
+    XLA's compiler ends the process that has none left for it."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Runs the test with 64-bit types; the flag is back to what it was afterwards."""

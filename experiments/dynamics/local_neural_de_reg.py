@@ -32,11 +32,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.ticker import MaxNLocator
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment
 from jaxsci.dynamics import STEER, GlobalError, LocalError, NeuralODE
 from jaxsci.experiment import Above, Between, Claim, Logger, Result
+from jaxsci.train import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,18 +151,16 @@ def train(
     }
 
 
-def digits(key: PRNGKeyArray) -> Any:
-    """Training digits, between 0 and 1; validation and test digits along one axis."""
-    x, labels = load_digits(return_X_y=True)
-    order = np.asarray(jr.permutation(key, len(labels)))
-    x, labels = jnp.asarray(x / 16.0)[order], jnp.asarray(labels)[order]
+def parts(key: PRNGKeyArray) -> Any:
+    """Training digits; validation and test digits along one axis."""
+    x, labels = digits(key)
     held_out = x[1000:1796].reshape(2, 398, 64), labels[1000:1796].reshape(2, 398)
     return (x[:1000], labels[:1000]), held_out
 
 
 def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     data_key, train_key = jr.split(jr.key(jr.bits(key), impl="rbg"))
-    data = digits(data_key)
+    data = parts(data_key)
     local = [10.0**k for k in config.local]
     whole = [10.0**k for k in config.whole]
     known: dict[str, tuple[str, Any, list[float]]] = {

@@ -32,11 +32,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment
 from jaxsci.experiment import Between, Claim, Logger, Result
 from jaxsci.optim import paper_adafactor, relative_step, state_bytes
+from jaxsci.train import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +136,7 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
         )
     ]
 
-    pixels, digit = load_digits(return_X_y=True)
-    images, labels = jnp.asarray(pixels / 16, jnp.float32), jnp.asarray(digit)
+    images, labels = digits()
     data = jax.jit(jax.vmap(lambda k: problem(config, k)))(jr.split(problem_key, config.seeds))
 
     def falling(rate):

@@ -33,12 +33,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment
 from jaxsci.autodiff import Hessian, lanczos
 from jaxsci.experiment import Above, Between, Claim, Logger, Result
 from jaxsci.optim import amp, gradient_regularisation, sam
+from jaxsci.train import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,21 +116,19 @@ def sharpness(net: Any, x, y, direction: Any) -> Float[Array, ""]:
 
 def problem(config: Config, key: PRNGKeyArray) -> dict[str, Any]:
     """Samples, some of the training labels wrong; first weights; the order of the batches."""
-    pixels, digit = load_digits(return_X_y=True)
-    images, labels = jnp.asarray(pixels / 16, jnp.float32), jnp.asarray(digit)
     split_key, noise_key, label_key, net_key, other_key, batch_key = jr.split(key, 6)
-    order = jr.permutation(split_key, len(labels))
-    own, validation, test = jnp.split(order, [config.train, config.train + 400])
-    y = labels[own]
+    images, labels = digits(split_key)
+    held_out = config.train + 400
+    y = labels[: config.train]
     wrong = jr.uniform(noise_key, y.shape) < config.noise
     sizes = (64, config.width, config.width, 10)
     return {
         "train": (
-            images[own],
+            images[: config.train],
             jnp.where(wrong, (y + jr.randint(label_key, y.shape, 1, 10)) % 10, y),
         ),
-        "validation": (images[validation], labels[validation]),
-        "test": (images[test], labels[test]),
+        "validation": (images[config.train : held_out], labels[config.train : held_out]),
+        "test": (images[held_out:], labels[held_out:]),
         "net": network(net_key, sizes),
         "direction": network(other_key, sizes),
         "batches": jr.randint(

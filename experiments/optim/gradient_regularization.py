@@ -38,11 +38,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment
 from jaxsci.experiment import Above, Between, Claim, Logger, Result
 from jaxsci.optim import gradient_regularisation
+from jaxsci.train import digits
 
 Kind = Literal["none", "forward", "backward", "double"]
 
@@ -215,22 +215,20 @@ def cost(config: Config, key: PRNGKeyArray) -> dict[str, tuple[float, float]]:
     return {k: (float(p.cost_analysis()["flops"]), min(times[k])) for k, p in programs.items()}
 
 
-def digits(config: Config, key: PRNGKeyArray) -> dict[str, Any]:
+def problem(config: Config, key: PRNGKeyArray) -> dict[str, Any]:
     """Samples, a fifth of the training labels wrong; first weights; the order of the batches."""
-    pixels, digit = load_digits(return_X_y=True)
-    images, labels = jnp.asarray(pixels / 16, jnp.float32), jnp.asarray(digit)
     split_key, noise_key, label_key, net_key, batch_key = jr.split(key, 5)
-    order = jr.permutation(split_key, len(labels))
-    own, validation, test = jnp.split(order, [config.train, config.train + 400])
-    y = labels[own]
+    images, labels = digits(split_key)
+    held_out = config.train + 400
+    y = labels[: config.train]
     wrong = jr.uniform(noise_key, y.shape) < 0.2
     return {
         "train": (
-            images[own],
+            images[: config.train],
             jnp.where(wrong, (y + jr.randint(label_key, y.shape, 1, 10)) % 10, y),
         ),
-        "validation": (images[validation], labels[validation]),
-        "test": (images[test], labels[test]),
+        "validation": (images[config.train : held_out], labels[config.train : held_out]),
+        "test": (images[held_out:], labels[held_out:]),
         "net": network(net_key, (64, 64, 10)),
         "batches": jr.randint(batch_key, (config.updates, 50), 0, config.train),
     }
@@ -332,7 +330,7 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     ]
 
     digits_kinds: tuple[Kind, ...] = ("forward", "backward", "double")
-    samples = jax.jit(jax.vmap(lambda k: digits(config, k)))(jr.split(digits_key, config.seeds))
+    samples = jax.jit(jax.vmap(lambda k: problem(config, k)))(jr.split(digits_key, config.seeds))
     errors = {kind: on_digits(config, kind, samples) for kind in digits_kinds}
     # γ = 0 is the plain gradient, whatever the difference.
     errors["none"] = {name: array[:1] for name, array in errors["forward"].items()}

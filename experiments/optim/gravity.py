@@ -30,11 +30,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment
 from jaxsci.experiment import Between, Claim, Logger, Result
 from jaxsci.optim import gravity
+from jaxsci.train import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +99,12 @@ def logits(net: Any, x: Float[Array, "n 64"]) -> Float[Array, "n classes"]:
 
 def problem(config: Config, key: PRNGKeyArray) -> dict[str, Any]:
     """Samples, first weights, and the order of the batches."""
-    pixels, digit = load_digits(return_X_y=True)
-    images, labels = jnp.asarray(pixels / 16, jnp.float32), jnp.asarray(digit)
     split_key, net_key, batch_key = jr.split(key, 3)
-    order = jr.permutation(split_key, len(labels))
-    own, validation = order[: config.train], order[config.train :]
+    images, labels = digits(split_key)
     shape = (config.epochs, config.train // config.batch, config.batch)
     return {
-        "train": (images[own], labels[own]),
-        "validation": (images[validation], labels[validation]),
+        "train": (images[: config.train], labels[: config.train]),
+        "validation": (images[config.train :], labels[config.train :]),
         "nets": networks(config, net_key),
         "batches": jr.randint(batch_key, shape, 0, config.train),
     }

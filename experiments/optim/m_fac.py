@@ -34,11 +34,11 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment
 from jaxsci.experiment import Above, Between, Claim, Logger, Result
 from jaxsci.optim import mfac, obs_prune
+from jaxsci.train import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +85,10 @@ PRESETS = {
 TRAINING = 1297
 
 
-def digits(key: PRNGKeyArray):
-    """A random split of the 1797 images of 8 × 8 pixels."""
-    pixels, digit = load_digits(return_X_y=True)
-    order = jr.permutation(key, 1797)
-    images = jnp.asarray(pixels / 16 - 0.3, jnp.float32)[order]
-    labels = jnp.asarray(digit, jnp.int32)[order]
+def parts(key: PRNGKeyArray):
+    """Training and test digits."""
+    images, labels = digits(key)
+    images = images - 0.3  # about centred
     return (images[:TRAINING], labels[:TRAINING]), (images[TRAINING:], labels[TRAINING:])
 
 
@@ -109,7 +107,7 @@ def starts(config: Config, keys: PRNGKeyArray):
     def one(key: PRNGKeyArray):
         split_key, model_key, batch_key = jr.split(key, 3)
         model = eqx.nn.MLP(64, 10, config.width, 2, key=model_key)
-        data, test = digits(split_key)
+        data, test = parts(split_key)
         return {
             "data": data,
             "test": test,

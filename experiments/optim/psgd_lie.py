@@ -37,11 +37,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment
 from jaxsci.experiment import Between, Claim, Logger, Result
 from jaxsci.optim import LRA, Dense, Diag, XMat, psgd
+from jaxsci.train import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,18 +125,16 @@ def starts(config: Config, keys: PRNGKeyArray):
 
     The data are the training part of a random split of 1797 images of 8 × 8 pixels.
     """
-    pixels, digit = load_digits(return_X_y=True)
 
     @eqx.filter_jit
-    @eqx.filter_vmap(in_axes=(0, None, None))
-    def one(key: PRNGKeyArray, images: Array, labels: Array):
+    @eqx.filter_vmap
+    def one(key: PRNGKeyArray):
         split_key, model_key, batch_key = jr.split(key, 3)
-        chosen = jr.permutation(split_key, 1797)[:TRAINING]
+        images, labels = digits(split_key)
         model = eqx.nn.MLP(64, 10, config.width, 2, key=model_key)
-        return model, (images[chosen], labels[chosen]), batch_key
+        return model, (images[:TRAINING] - 0.3, labels[:TRAINING]), batch_key
 
-    images, labels = jnp.asarray(pixels / 16 - 0.3, jnp.float32), jnp.asarray(digit, jnp.int32)
-    models, data, batch_keys = one(keys, images, labels)
+    models, data, batch_keys = one(keys)
     params, static = eqx.partition(models, eqx.is_inexact_array)
     return {"data": data, "params": params, "key": batch_keys}, static
 

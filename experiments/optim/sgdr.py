@@ -26,11 +26,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment
 from jaxsci.experiment import Between, Claim, Logger, Result
 from jaxsci.optim import cycle_ends, sgdr, snapshots, snapshots_of
+from jaxsci.train import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +79,16 @@ def logits(net: Any, x: Float[Array, "n d"]) -> Float[Array, "n classes"]:
 
 def problem(config: Config, steps: int, key: PRNGKeyArray) -> dict[str, Any]:
     """Samples, some of the training labels wrong; first weights; the order of the batches."""
-    pixels, digit = load_digits(return_X_y=True)
-    images, labels = jnp.asarray(pixels / 16, jnp.float32), jnp.asarray(digit)
     split_key, noise_key, label_key, net_key, batch_key = jr.split(key, 5)
-    order = jr.permutation(split_key, len(labels))
-    own, validation, test = jnp.split(order, [config.train, config.train + 400])
-    y = labels[own]
+    images, labels = digits(split_key)
+    held_out = config.train + 400
+    y = labels[: config.train]
     wrong = jr.uniform(noise_key, y.shape) < config.noise
     other = (y + jr.randint(label_key, y.shape, 1, 10)) % 10
     return {
-        "train": (images[own], jnp.where(wrong, other, y)),
-        "validation": (images[validation], labels[validation]),
-        "test": (images[test], labels[test]),
+        "train": (images[: config.train], jnp.where(wrong, other, y)),
+        "validation": (images[config.train : held_out], labels[config.train : held_out]),
+        "test": (images[held_out:], labels[held_out:]),
         "net": network(net_key, (64, config.width, 10)),
         "batches": jr.randint(batch_key, (steps, config.batch), 0, config.train),
     }

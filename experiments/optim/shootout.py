@@ -57,11 +57,11 @@ from jaxtyping import Array, PRNGKeyArray
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment, optim
 from jaxsci.experiment import Above, Between, Claim, Logger, Result
 from jaxsci.operators import FNO
+from jaxsci.train import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,20 +151,18 @@ def rosenbrock(key: PRNGKeyArray) -> Problem:
     )
 
 
-def digits(key: PRNGKeyArray) -> dict[str, Array]:
+def digits_in_parts(key: PRNGKeyArray) -> dict[str, Array]:
     """Images of 64 pixels in [0, 1] and labels in three parts."""
-    pixels, labels = load_digits(return_X_y=True)
-    order = np.asarray(jr.permutation(key, len(labels)))
-    parts = np.split(order, [1000, 1400])
-    names = ("train", "validation", "test")
-    return {f"x_{n}": jnp.asarray(pixels[p] / 16) for n, p in zip(names, parts, strict=True)} | {
-        f"y_{n}": jnp.asarray(labels[p]) for n, p in zip(names, parts, strict=True)
+    images, labels = digits(key)
+    slices = {"train": slice(1000), "validation": slice(1000, 1400), "test": slice(1400, None)}
+    return {f"x_{name}": images[part] for name, part in slices.items()} | {
+        f"y_{name}": labels[part] for name, part in slices.items()
     }
 
 
 def logistic(key: PRNGKeyArray) -> Problem:
     """Is a digit 5 or more? With a ridge, and the distance to the minimum as the score."""
-    found = digits(key)
+    found = digits_in_parts(key)
     ridge, x = 1e-4, found["x_train"]
     data = {
         "x": jnp.concatenate([x, jnp.ones((len(x), 1))], 1),
@@ -225,7 +223,7 @@ def network(key: PRNGKeyArray) -> Problem:
     return Problem(
         "MLP, digits\n(test loss)",
         1000,
-        digits(key),
+        digits_in_parts(key),
         lambda key: dense_layers(key, (64, 32, 10)),
         lambda net, batch: forward(net, batch[0]),
         lambda logits, batch: cross_entropy(logits, batch[1]),

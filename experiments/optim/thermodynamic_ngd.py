@@ -36,12 +36,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 
 from jaxsci import experiment
 from jaxsci.autodiff import GaussNewton
 from jaxsci.experiment import Above, Between, Claim, Logger, Result
 from jaxsci.optim import ou_euler, ou_exact, scale_by_tngd, tngd
+from jaxsci.train import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +110,9 @@ def one_direction(config: Config, key: PRNGKeyArray):
     return times, cosines, error, euler
 
 
-def digits(key: PRNGKeyArray):
-    """The images of 8 × 8 pixels and labels in a random order: the training part."""
-    images, labels = load_digits(return_X_y=True)
-    order = jr.permutation(key, 1797)[:TRAINING]
-    return jnp.asarray(images / 16 - 0.3, jnp.float32)[order], jnp.asarray(labels, jnp.int32)[order]
+def training_digits(key: PRNGKeyArray):
+    images, labels = digits(key)
+    return images[:TRAINING] - 0.3, labels[:TRAINING]  # about centred
 
 
 def natural_gradient(config: Config) -> optax.GradientTransformationExtraArgs:
@@ -142,7 +140,7 @@ def starts(config: Config, keys: PRNGKeyArray):
     def one(key: PRNGKeyArray):
         data_key, model_key, batch_key = jr.split(key, 3)
         params = eqx.filter(network(model_key), eqx.is_inexact_array)
-        return {"data": digits(data_key), "params": params, "key": batch_key}
+        return {"data": training_digits(data_key), "params": params, "key": batch_key}
 
     static = eqx.filter(network(keys[0]), eqx.is_inexact_array, inverse=True)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, keys)), static

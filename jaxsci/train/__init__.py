@@ -33,6 +33,7 @@ from .data import PDEBenchDarcy as PDEBenchDarcy
 from .data import TheWell as TheWell
 from .data import Windows as Windows
 from .data import WithProgress as WithProgress
+from .data import digits as digits
 from .data import pipeline as pipeline
 from .fit import fit as fit
 from .fit import train as train

@@ -89,6 +89,12 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 ELSEWHERE = ["neural-operator"]
 
 
+@pytest.fixture(autouse=True)
+def programs_of_one_experiment():
+    yield
+    jax.clear_caches()
+
+
 def test_every_experiment_is_listed():
     found = {}
     for path in FOLDER.glob("*/*.py"):

@@ -356,9 +356,9 @@ def one_update(optimizer, params=None, value_fn=SMOOTH, repeats=1):
 
     @jax.jit
     def go():
-        state = optimizer.init(params)
         value, grads = jax.value_and_grad(value_fn)(params)
-        for _ in range(repeats):
+
+        def update(state, _):
             updates, state = optimizer.update(
                 grads,
                 state,
@@ -368,7 +368,10 @@ def one_update(optimizer, params=None, value_fn=SMOOTH, repeats=1):
                 value_fn=value_fn,
                 model_fn=value_fn.residuals,
             )
-        return updates, state
+            return state, updates
+
+        state, updates = jax.lax.scan(update, optimizer.init(params), length=repeats)
+        return jax.tree.map(lambda leaf: leaf[-1], updates), state
 
     return go()
 

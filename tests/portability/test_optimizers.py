@@ -39,9 +39,18 @@ MODEL = {"weight": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
 SAMPLES = np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2)
 
 
-def loss(model, batch, key):
+def residuals(model, batch):
     x, y = batch
-    return jnp.mean((jnp.tanh(x @ model["weight"].T).sum(-1) * model["bias"][0] - y) ** 2)
+    return jnp.tanh(x @ model["weight"].T).sum(-1) * model["bias"][0] - y
+
+
+def loss(model, batch, key):
+    return jnp.mean(residuals(model, batch) ** 2)
+
+
+def extra(context):
+    """For methods that want the residuals themselves."""
+    return {"model_fn": lambda params: residuals(context.build(params), context.batch)}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +65,7 @@ def test_a_training_step_lowers(case, platform):
     optimizer = common.make(case)
     source = ArraySource((SAMPLES, SAMPLES[:, 0]), 3)
     state = init_state(MODEL, optimizer, key=KEY, source=source)
-    steps = make_steps(make_step(loss, optimizer), source, 2)
+    steps = make_steps(make_step(loss, optimizer, extra_args=extra), source, 2)
     program = exporting.export_for(steps, state, platform=platform)
     known = KERNELS[platform] | {"Sharding", "annotate_device_placement"}
     assert program.custom_calls <= known

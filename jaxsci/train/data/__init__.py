@@ -1,5 +1,6 @@
 """Data for training: sources on the device, and pipelines from files on the host."""
 
+from .digits import digits as digits
 from .files import AbstractTrajectories as AbstractTrajectories
 from .files import Windows as Windows
 from .files import pipeline as pipeline
