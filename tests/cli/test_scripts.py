@@ -274,19 +274,20 @@ def test_test_runs_every_step(checkout):
         "ruff format --check .",
         "lint-imports ",
         "basedpyright ",
-        "python -m pytest -n 2 --dist loadfile",
+        "python -m pytest -n 2 --dist loadfile --ignore tests/experiments",
+        "python -m pytest -n 2 --dist loadgroup --maxschedchunk 1 tests/experiments",
     ]
-    assert out.count("ok ") == 5 and "FAILED" not in out
+    assert out.count("ok ") == 6 and "FAILED" not in out
 
 
 @pytest.mark.parametrize("failing", ["ruff", "lint-imports", "basedpyright", "pytest"])
 def test_a_step_that_fails_fails_the_whole_and_the_rest_runs(checkout, failing):
     environment = {"TESTS_FAIL": "1"} if failing == "pytest" else {}
     status, out, _, notes = prepared(checkout, failing).call("test", **environment)
-    assert status == 1 and len(notes.splitlines()) == 5
+    assert status == 1 and len(notes.splitlines()) == 6
     summary = out[out.index("== summary") :]
-    assert summary.count("FAILED") == (2 if failing == "ruff" else 1)
-    assert summary.count("ok ") == 5 - summary.count("FAILED")
+    assert summary.count("FAILED") == (2 if failing in ("ruff", "pytest") else 1)
+    assert summary.count("ok ") == 6 - summary.count("FAILED")
 
 
 def test_options_of_test_are_for_pytest_alone(checkout, tmp_path):

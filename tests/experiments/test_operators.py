@@ -9,7 +9,7 @@ import pytest
 from jaxsci.experiment import find, load
 from jaxsci.pde import FetchError
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("neural-operator")]
 
 
 @pytest.fixture(scope="module")
