@@ -266,6 +266,9 @@ def prepared(checkout, failing=()):
     return checkout
 
 
+PYTEST = "python -m pytest -n 2 --max-worker-restart 1"
+
+
 def test_test_runs_every_step(checkout):
     status, out, _, notes = prepared(checkout).call("test")
     assert status == 0
@@ -274,8 +277,8 @@ def test_test_runs_every_step(checkout):
         "ruff format --check .",
         "lint-imports ",
         "basedpyright ",
-        "python -m pytest -n 2 --dist loadfile --ignore tests/experiments",
-        "python -m pytest -n 2 --dist loadgroup --maxschedchunk 1 tests/experiments",
+        f"{PYTEST} --dist loadfile --ignore tests/experiments",
+        f"{PYTEST} --dist loadgroup --maxschedchunk 1 tests/experiments",
     ]
     assert out.count("ok ") == 6 and "FAILED" not in out
 
@@ -295,10 +298,8 @@ def test_options_of_test_are_for_pytest_alone(checkout, tmp_path):
     (tmp_path / "test_here.py").write_text("")
     status, _, _, notes = checkout.call("test", "test_here.py::test_x", "--pdb", cwd=tmp_path)
     assert status == 0
-    assert (
-        notes
-        == f"python -m pytest -n 2 --dist loadfile {tmp_path}/test_here.py::test_x -n 0 --pdb\n"
-    )
+    path = tmp_path / "test_here.py"
+    assert notes == f"{PYTEST} --dist loadfile {path}::test_x -n 0 --pdb\n"
     assert checkout.call("test", "tests/nn", TESTS_FAIL="1")[0] == 1
 
 
