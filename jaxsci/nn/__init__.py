@@ -12,6 +12,7 @@ message passing on them; features of nodes are rows (`"n c"`).
 """
 
 from . import unit_scaling as unit_scaling
+from .afno import AFNO as AFNO
 from .attention import AttentionGate as AttentionGate
 from .attention import GridAttention as GridAttention
 from .attention import MultiHeadAttention as MultiHeadAttention

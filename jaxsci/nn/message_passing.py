@@ -16,6 +16,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .graph import AbstractLayout, Reduction
+from .initial import uniform
 
 
 class Message(Protocol):
@@ -92,7 +93,7 @@ class RowLinear(eqx.Module):
             raise ValueError(f"RowLinear: sizes must be positive, got {c_in} and {c_out}")
         weight_key, bias_key = jr.split(key)
         limit = c_in**-0.5
-        self.weight = jr.uniform(weight_key, (c_out, c_in), minval=-limit, maxval=limit)
+        self.weight = uniform(weight_key, (c_out, c_in), minval=-limit, maxval=limit)
         self.bias = (
             jr.uniform(bias_key, (c_out,), minval=-limit, maxval=limit) if use_bias else None
         )

@@ -10,6 +10,8 @@ import jax
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .initial import uniform
+
 
 def mix_channels(
     weight: Float[Array, "o i"], u: Float[Array, "i *grid"]
@@ -44,7 +46,7 @@ class ChannelLinear(eqx.Module):
                 raise ValueError(f"{name}: expected a positive number of channels, got {c}")
         weight_key, bias_key = jr.split(key)
         limit = c_in**-0.5
-        self.weight = jr.uniform(weight_key, (c_out, c_in), minval=-limit, maxval=limit)
+        self.weight = uniform(weight_key, (c_out, c_in), minval=-limit, maxval=limit)
         self.bias = (
             jr.uniform(bias_key, (c_out,), minval=-limit, maxval=limit) if use_bias else None
         )

@@ -18,6 +18,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
+from .initial import normal, uniform
 from .transforms import AbstractTransform
 
 Init = Literal["uniform", "normal"]
@@ -52,7 +53,7 @@ def _value(parts: Float[Array, "parts *shape"]) -> Inexact[Array, "*shape"]:
 
 def _normal(key: PRNGKeyArray, shape: tuple[int, ...], std: float, n_parts: int) -> Array:
     # A complex normal of variance std² has parts of variance std²/2.
-    return jr.normal(key, (n_parts, *shape)) * (std / math.sqrt(n_parts))
+    return normal(key, (n_parts, *shape)) * (std / math.sqrt(n_parts))
 
 
 def _apply(coef: Array, tensor: Array) -> Array:
@@ -77,7 +78,7 @@ class DenseMixing(AbstractMixing):
     ):
         shape = (*modes, c_in, c_out)
         if init == "uniform":
-            self.weight = jr.uniform(key, (n_parts, *shape)) / (c_in * c_out)
+            self.weight = uniform(key, (n_parts, *shape)) / (c_in * c_out)
         else:
             self.weight = _normal(key, shape, math.sqrt(2 / (c_in + c_out)), n_parts)
 
@@ -109,7 +110,7 @@ class DiagonalMixing(AbstractMixing):
         if c_in != c_out:
             raise ValueError(f"mixing='diagonal': expected c_in = c_out, got {c_in} and {c_out}")
         if init == "uniform":
-            self.weight = jr.uniform(key, (n_parts, *modes, c_in)) / c_in
+            self.weight = uniform(key, (n_parts, *modes, c_in)) / c_in
         else:
             self.weight = _normal(key, (*modes, c_in), math.sqrt(1 / c_in), n_parts)
 

@@ -36,6 +36,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
   trained by the exact norm of a residual.
 - `NUNO`: a grid operator made one on a fixed cloud of points, by the boxes of a `partition`.
 - `Staggered`: NeuralStagger, a fine prediction as many coarse ones.
+- `DPOT`: a transformer with Fourier mixing (`jaxsci.nn.AFNO`) for many equations at once, of the
+  paper's `DPOT_SIZES`; trained with `denoise`.
 - Long rollouts: `accumulated_mse`, `error_growth`, `correlation_time`, `energy_spectrum`, and the
   pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
 """
@@ -57,6 +59,10 @@ from .deeponet import DeepONet as DeepONet
 from .deeponet import ModifiedMLP as ModifiedMLP
 from .deeponet import fourier_features as fourier_features
 from .dilated_resnet import DilatedResNet as DilatedResNet
+from .dpot import DPOT as DPOT
+from .dpot import DPOT_SIZES as DPOT_SIZES
+from .dpot import DPOTBlock as DPOTBlock
+from .dpot import TemporalAggregate as TemporalAggregate
 from .fno import FNO as FNO
 from .fno import TFNO as TFNO
 from .fno import FNOBlock as FNOBlock

@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .stepping import AbstractHistoryStepper, check_count
 
@@ -90,7 +90,8 @@ class Staggered(AbstractHistoryStepper):
     - `make_net`: `make_net(key)` makes one network, an operator from "c *coarse" to "c *coarse".
     - `s`: tiles on each axis. 1 splits nothing. Good values: 2; more where fields are smooth.
     - `s_t`: s_T, frames a step.
-    - `shared`: one network for all tiles (still one for each k).
+    - `shared`: one network for all tiles (still one for each k). If it commutes with shifts the
+      tiles fit together from the start; separate ones have to learn that, slowly.
     - `residual`: r, or `None`.
     - `ndim`: grid axes.
     - `key`: for the networks' weights.
@@ -125,8 +126,10 @@ class Staggered(AbstractHistoryStepper):
         for name, value in (("s", s), ("s_t", s_t), ("ndim", ndim)):
             check_count(f"Staggered: {name}", value)
         tiles = 1 if shared else s**ndim
-        make = eqx.filter_vmap(eqx.filter_vmap(make_net))
-        self.nets = make(jr.split(key, (tiles, s_t)))
+        # One after the other: mapped draws of random numbers take XLA much longer to compile.
+        made = [eqx.partition(make_net(k), eqx.is_array) for k in jr.split(key, tiles * s_t)]
+        stacked = jax.jit(_stack, static_argnums=1)([arrays for arrays, _ in made], (tiles, s_t))
+        self.nets = eqx.combine(stacked, made[0][1])
         self.n_history, self.n_bundle = 1, s_t
         self.s, self.ndim, self.shared, self.residual = s, ndim, shared, residual
 
@@ -180,3 +183,7 @@ class Staggered(AbstractHistoryStepper):
         if u.ndim != self.ndim + 1:
             raise ValueError(f"Staggered: expected {self.ndim} grid axes, got shape {u.shape}")
         return u
+
+
+def _stack(trees: list[PyTree], shape: tuple[int, ...]) -> PyTree:
+    return jax.tree.map(lambda *a: jnp.stack(a).reshape(*shape, *a[0].shape), *trees)

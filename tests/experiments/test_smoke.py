@@ -21,6 +21,7 @@ SLUGS = {
         "local-neural-de-reg",
         "neural-differential-equations",
         "resnet-neural-ode",
+        "rl-time-stepping",
         "singly-rk-tase",
     ],
     "fields": [
@@ -73,6 +74,7 @@ SLUGS = {
         "multiscale-neural-operator",
         "neural-operator",
         "neural-spectral",
+        "neural-stagger",
         "nuno",
         "pde-refiner",
         "sound-deeponet",
