@@ -4,6 +4,8 @@
   `MSRKTASE2`, `MSRKTASE3`, `SinglyRKTASE`, `RKTASE`. One factorisation a step, no Newton iteration,
   constant mass matrices. Large ones: `banded_jacobian`, `BandedOperator`, `BlockCyclicReduction`.
 - Control: `closed_loop`, `mpc`, `IntegralCost`; `HyperSolver`, a cheap step corrected by a network.
+- Bodies under gravity: `NBody`, `Hermite4`; steps that a network chooses (`PolicyController`),
+  trained by `DQN`.
 - Long times: `Yoshida4`, `Yoshida6`, `Yoshida8`, `BlanesMoan4`, `BlanesMoan6`, symplectic.
 - Gradients in constant memory: `reversible_solve`, with any explicit solver (`Reversible`).
 - Sampling: `ula`, `mala`, `underdamped`, and exact laws (`stationary_law_1d`, `w2_1d`, …).
@@ -26,6 +28,7 @@ from .control import Trajectory as Trajectory
 from .control import closed_loop as closed_loop
 from .control import hold as hold
 from .control import mpc as mpc
+from .controllers import PolicyController as PolicyController
 from .langevin import SamplingAlgorithm as SamplingAlgorithm
 from .langevin import langevin_terms as langevin_terms
 from .langevin import mala as mala
@@ -35,6 +38,7 @@ from .langevin import ula_gaussian_law as ula_gaussian_law
 from .langevin import underdamped as underdamped
 from .langevin import w2_1d as w2_1d
 from .langevin import w2_gaussian as w2_gaussian
+from .nbody import NBody as NBody
 from .nde import CNF as CNF
 from .nde import AbstractNDE as AbstractNDE
 from .nde import AbstractRegulariser as AbstractRegulariser
@@ -79,6 +83,10 @@ from .resnet import ScaledResNet as ScaledResNet
 from .resnet import depth_flow as depth_flow
 from .resnet import depth_lipschitz as depth_lipschitz
 from .resnet import depth_refine as depth_refine
+from .rl import DQN as DQN
+from .rl import AbstractEnv as AbstractEnv
+from .rl import DQNState as DQNState
+from .rl import greedy_episode as greedy_episode
 from .solvers import MSRKTASE2 as MSRKTASE2
 from .solvers import MSRKTASE3 as MSRKTASE3
 from .solvers import RKTASE as RKTASE
@@ -90,6 +98,7 @@ from .solvers import BandedOperator as BandedOperator
 from .solvers import BlanesMoan4 as BlanesMoan4
 from .solvers import BlanesMoan6 as BlanesMoan6
 from .solvers import BlockCyclicReduction as BlockCyclicReduction
+from .solvers import Hermite4 as Hermite4
 from .solvers import HyperSolver as HyperSolver
 from .solvers import Leapfrog as Leapfrog
 from .solvers import MultistageHyperSolver as MultistageHyperSolver

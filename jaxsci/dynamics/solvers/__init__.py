@@ -3,6 +3,7 @@
 from .banded import BandedOperator as BandedOperator
 from .banded import BlockCyclicReduction as BlockCyclicReduction
 from .banded import banded_jacobian as banded_jacobian
+from .hermite import Hermite4 as Hermite4
 from .hyper import AbstractHyperSolver as AbstractHyperSolver
 from .hyper import HyperSolver as HyperSolver
 from .hyper import MultistageHyperSolver as MultistageHyperSolver
