@@ -23,6 +23,9 @@ solution = solve(problem, u, optax.adam(1e-2), steps=500, key=jax.random.key(1))
 - `kurtosis`, `skewness`: whether a residual field has sharp peaks.
 """
 
+from .aas import AdversarialSampler as AdversarialSampler
+from .aas import BoundedFlow as BoundedFlow
+from .aas import neumann_poisson_density as neumann_poisson_density
 from .conditioning import FourierModel as FourierModel
 from .conditioning import condition_number as condition_number
 from .conditioning import diag_precondition as diag_precondition
@@ -52,3 +55,6 @@ from .solve import Solution as Solution
 from .solve import Solver as Solver
 from .solve import SolverState as SolverState
 from .solve import solve as solve
+from .windows import Window as Window
+from .windows import Windows as Windows
+from .windows import march as march

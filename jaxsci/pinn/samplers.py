@@ -69,7 +69,7 @@ class Uniform(AbstractSampler):
     """New uniform points in every step."""
 
     def update(self, state, score, key, draw, evaluate):
-        _check(state, score)
+        check_scores(state, score)
         return _next(state, draw(key, state.x.shape[0]))
 
 
@@ -84,7 +84,7 @@ class Fixed(AbstractSampler):
         return SamplerState(jnp.asarray(self.given), jnp.zeros((), jnp.int32))
 
     def update(self, state, score, key, draw, evaluate):
-        _check(state, score)
+        check_scores(state, score)
         return _next(state, state.x)
 
 
@@ -98,7 +98,7 @@ class R3(AbstractSampler):
     """
 
     def update(self, state, score, key, draw, evaluate):
-        _check(state, score)
+        check_scores(state, score)
         return _next(state, _retained(state.x, score, draw(key, state.x.shape[0])))
 
 
@@ -134,7 +134,7 @@ class CausalR3(AbstractSampler):
         return (1 - jnp.tanh(self.alpha * (scaled - state.memory))) / 2
 
     def update(self, state, score, key, draw, evaluate):
-        _check(state, score)
+        check_scores(state, score)
         gated = score * self.weights(state, score)
         x = _retained(state.x, gated, draw(key, state.x.shape[0]))
         finite = jnp.where(jnp.isfinite(gated), gated, 0)
@@ -160,7 +160,7 @@ class RAD(AbstractSampler):
         _check_pool(self)
 
     def update(self, state, score, key, draw, evaluate):
-        _check(state, score)
+        check_scores(state, score)
 
         def fresh() -> Array:
             pool_key, choice_key = jr.split(key)
@@ -208,7 +208,7 @@ class RARD(AbstractSampler):
         return jnp.where(jnp.arange(n) < used, jnp.sqrt(n / used.astype(score.dtype)), 0)
 
     def update(self, state, score, key, draw, evaluate):
-        _check(state, score)
+        check_scores(state, score)
         room = state.x.shape[0] - self.start
 
         def grown() -> tuple[Array, Array]:
@@ -259,7 +259,7 @@ class CausalWeights(AbstractSampler):
         return jnp.exp(-self.tol * before / 2)[index]
 
     def update(self, state, score, key, draw, evaluate):
-        _check(state, score)
+        check_scores(state, score)
         return _next(state, draw(key, state.x.shape[0]))
 
 
@@ -280,7 +280,8 @@ def _next(state: SamplerState, x: Array) -> SamplerState:
     return SamplerState(x, state.count + 1, state.memory)
 
 
-def _check(state: SamplerState, score: Array) -> None:
+def check_scores(state: SamplerState, score: Array) -> None:
+    """**Raises:** `ValueError` if there is not one score for each point."""
     if score.shape != state.x.shape[:1]:
         raise ValueError(
             f"score: expected one for each of the {state.x.shape[0]} points, got {score.shape}"

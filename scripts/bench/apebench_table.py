@@ -37,7 +37,7 @@ THEIRS = (
     "Dil;2;32;2;relu",
     "FNO;12;18;4;gelu",
 )
-OURS = ("jaxsci-fno;12;18;4;gelu", "jaxsci-unet;12;2;relu", "jaxsci-mppde;32;4;silu")
+OURS = ("jaxsci-fno;12;18;4;gelu", "jaxsci-unet;12;2;relu", "jaxsci-mppde;32;4;swish")
 
 
 class OneStep(eqx.Module):

@@ -268,13 +268,14 @@ def merge(path: Path, new: dict) -> None:
     np.savez_compressed(path, **old | {name: a.astype(np.float32) for name, a in new.items()})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(SOLVERS))
+def main(solvers: dict, description: str | None) -> argparse.Namespace:
+    """Records the named problems, all of `solvers` by default."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("names", nargs="*", default=list(solvers))
     parser.add_argument("--published", type=Path)
     options = parser.parse_args()
     for name in options.names:
-        solver, published = SOLVERS[name]
+        solver, published = solvers[name]
         points, values, rough, probe = solver(name)
         print(f"{name}: {len(points)} points, coarse against fine {relative(rough, values):.1e}")
         for i in range(values.shape[1]):
@@ -292,10 +293,11 @@ def main() -> None:
             fits = np.flatnonzero(np.isfinite(ours).all(1))
             chosen = np.random.default_rng(0).choice(fits, 300, replace=False)
             merge(PUBLISHED, {name: np.concatenate([data, ours], 1)[chosen]})
-    if options.published:
-        path = options.published / "ref/burgers1d.dat"
-        merge(PUBLISHED, {"burgers_1d": np.loadtxt(path, comments="%")})
+    return options
 
 
 if __name__ == "__main__":
-    main()
+    chosen = main(SOLVERS, __doc__)
+    if chosen.published:
+        path = chosen.published / "ref/burgers1d.dat"
+        merge(PUBLISHED, {"burgers_1d": np.loadtxt(path, comments="%")})

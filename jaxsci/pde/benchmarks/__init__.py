@@ -19,6 +19,7 @@ and kept on disk (`jaxsci.pde.cached`). Periodic equations are solved by exponax
 from . import pinnacle as pinnacle
 from .field_problem import Ansatz as Ansatz
 from .field_problem import Condition as Condition
+from .field_problem import Evolution as Evolution
 from .field_problem import FieldProblem as FieldProblem
 from .field_problem import Reference as Reference
 from .problems import Splits as Splits

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..domains import AbstractDomain, Box, SpaceTime, difference
 
-Field = Callable[[Float[Array, " d"]], Array]
+Point = Float[Array, " d"]
+Field = Callable[[Point], Array]
 Residual = Callable[[Any, Float[Array, " d"]], Array]
 Draw = Callable[[PRNGKeyArray, int], Float[Array, "n d"]]
 
@@ -54,6 +55,29 @@ class Ansatz(eqx.Module):
     meets: tuple[str, ...] = eqx.field(static=True)
 
 
+class Evolution(eqx.Module):
+    """A form that begins with a given state, so that a problem can be solved for one window of
+    time after the other:
+
+        u(x, t) = form(net, start, t − a, b − a, x),   form(net, start, 0, b − a, x) = start(x)
+
+    on the window [a, b]. It meets all boundary conditions whatever the network is.
+
+    - `form`: from a network, a start, the time since a, the window's length and a place to the
+        field there.
+    - `inputs`, `outputs`: of the network.
+    - `initial`: the state at the first time, a function of place.
+    - `restart`: from a function of place to a start; what u is at b begins the next window. A start
+        is a module, whose arrays are all that differs between windows.
+    """
+
+    form: Callable[[Any, Any, Array, Array, Float[Array, " d"]], Array] = eqx.field(static=True)
+    inputs: int = eqx.field(static=True)
+    outputs: int = eqx.field(static=True)
+    initial: Field = eqx.field(static=True)
+    restart: Callable[[Field], Any] = eqx.field(static=True)
+
+
 class Shaped(eqx.Module):
     """The field of an `Ansatz` and a network."""
 
@@ -73,6 +97,7 @@ class FieldProblem(eqx.Module):
     - `conditions`: on the boundary and at the first time.
     - `solve`: computes or loads the `Reference`; `reference()` keeps what it returns.
     - `ansatz`: a form that meets conditions by construction, where there is a natural one.
+    - `evolution`: the same for windows of time, where it can be restarted.
     """
 
     name: str = eqx.field(static=True)
@@ -83,6 +108,7 @@ class FieldProblem(eqx.Module):
     conditions: tuple[Condition, ...]
     solve: Callable[[], Reference] = eqx.field(static=True)
     ansatz: Ansatz | None = None
+    evolution: Evolution | None = None
 
     def reference(self) -> Reference:
         """The solution at points spread over Ω, from a method that is not a network."""
@@ -134,6 +160,18 @@ def on(*parts: AbstractDomain) -> Draw:
 def at(domain: Box | SpaceTime, axis: int, value: float) -> Draw:
     """Uniform points of a domain's section x_axis = value."""
     return lambda key, n: domain.sample(key, n).at[:, axis].set(value)
+
+
+def at_all_times(draw: Draw, t0: float, t1: float) -> Draw:
+    """Points of a part of space, each with a uniform time."""
+
+    def with_time(key: PRNGKeyArray, n: int) -> Float[Array, "n d1"]:
+        space_key, time_key = jr.split(key)
+        x = draw(space_key, n)
+        t = jr.uniform(time_key, (n, 1), x.dtype, t0, t1)
+        return jnp.concatenate([x, t], 1)
+
+    return with_time
 
 
 def along(*segments: tuple[tuple[float, float], tuple[float, float]]) -> Draw:

@@ -21,3 +21,8 @@ from .evolution import heat_2d_vc as heat_2d_vc
 from .evolution import heat_nd as heat_nd
 from .evolution import ks as ks
 from .evolution import wave_1d_c as wave_1d_c
+from .geometry import heat_2d_cg as heat_2d_cg
+from .geometry import ns_2d_cg as ns_2d_cg
+from .geometry import poisson_3d_cg as poisson_3d_cg
+from .long_time import gs as gs
+from .long_time import heat_2d_lt as heat_2d_lt

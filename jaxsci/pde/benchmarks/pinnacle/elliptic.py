@@ -7,11 +7,10 @@ from jaxtyping import Array, Float
 from jaxsci.autodiff import derivatives, laplacian
 
 from ...domains import Ball, Box
-from ..field_problem import Ansatz, Condition, FieldProblem, along, at, on, without
+from ..field_problem import Ansatz, Condition, FieldProblem, Point, along, at, on, without
 from .references import closed_form, recorded, uniform_points
 
 SOURCE = "PINNacle, arXiv:2306.08827; code github.com/i207M/PINNacle"
-Point = Float[Array, " d"]
 
 
 def poisson_2d_c() -> FieldProblem:

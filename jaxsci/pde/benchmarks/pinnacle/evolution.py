@@ -7,7 +7,7 @@ import numpy as np
 from jaxsci.autodiff import derivatives, laplacian
 
 from ...domains import Ball, Box, Interval, SpaceTime
-from ..field_problem import Ansatz, Condition, FieldProblem, on
+from ..field_problem import Ansatz, Condition, Evolution, FieldProblem, on
 from .elliptic import SOURCE
 from .references import (
     ball_points,
@@ -19,6 +19,7 @@ from .references import (
 from .references import (
     burgers_1d as burgers_1d_reference,
 )
+from .series import PeriodicSeries, waves
 
 
 def burgers_1d() -> FieldProblem:
@@ -79,6 +80,12 @@ def burgers_2d() -> FieldProblem:
         z = jnp.concatenate([jnp.sin(angle), jnp.cos(angle), 2 * x[2:] - 1])
         return start(x) + x[2] * net(z)
 
+    def from_start(net, start, since, length, x):
+        angle, s = 2 * jnp.pi * x, since / length
+        return start(x) + s * net(
+            jnp.concatenate([jnp.sin(angle), jnp.cos(angle), 2 * s[None] - 1])
+        )
+
     def period(axis):
         def residual(u, x):
             return u(x.at[axis].set(0.0)) - u(x.at[axis].set(4.0))
@@ -98,6 +105,7 @@ def burgers_2d() -> FieldProblem:
         ),
         lambda: recorded("burgers_2d"),
         Ansatz(form, 5, ("initial", "period x", "period y")),
+        Evolution(from_start, 5, 2, start, lambda f: PeriodicSeries.through(f, 24, 1.0, 2)),
     )
 
 
@@ -315,6 +323,19 @@ def ks() -> FieldProblem:
         z = jnp.stack([jnp.sin(x[0]), jnp.cos(x[0]), 2 * x[1] - 1])
         return start(x) + x[1] * net(z)
 
+    wavenumbers = np.tile(np.arange(1, 65), 2)
+    growth = np.append(0.0, 100 / 16**2 * wavenumbers**2 - 100 / 16**4 * wavenumbers**4)
+
+    def from_start(net, start, since, length, x):
+        # What the linear terms alone make of the start, and from the network, which sees nothing
+        # but time, amplitudes of 64 waves, scaled so that each changes the residual by as much.
+        rates = jnp.asarray(growth, x.dtype)
+        basis = waves(x[0], 64, 2 * float(np.pi))
+        free = (jnp.exp(since * rates) * start.coefficients) @ basis
+        scales = 1 / (1 + length * jnp.abs(rates))
+        s = since / length
+        return free + s * (scales * net(2 * s[None] - 1)) @ basis
+
     return FieldProblem(
         "ks",
         SOURCE,
@@ -327,4 +348,7 @@ def ks() -> FieldProblem:
         ),
         kuramoto_sivashinsky,
         Ansatz(form, 3, ("initial", "period")),
+        Evolution(
+            from_start, 1, 129, start, lambda f: PeriodicSeries.through(f, 64, 2 * float(np.pi))
+        ),
     )
