@@ -23,7 +23,7 @@ Poisson 2d-C 0.0081 and 0.0126 against 0.54, Burgers 1d-C 0.0018 and 0.0068 agai
 The activation matters: with tanh and weights of half the size two of six starts stayed at 0.8 on
 Poisson 2d-C, near the loss of the ansatz, for all steps (90901 was one of them); a smaller first
 damping did not help, longer trainings did. With sines none of two has.
-`scripts/bench/pinnacle_deepxde.py` has tanh and the other problems. Time windows (`windows`, for `ks`
+`scripts/bench/pinnacle_deepxde.py` has tanh and the other problems. Time windows (for `ks`
 and `burgers_2d`) are for `paper`; neither it nor `full` has been run.
 """
 
