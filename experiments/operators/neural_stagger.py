@@ -340,6 +340,6 @@ def draw(errors: dict, shown: dict, first: np.ndarray, truth: np.ndarray, config
             right.semilogy(times, row, color=color, alpha=0.6, label=None if i else kind.label)
     left.set(xlabel="$x$", ylabel="$u$", title=f"an unseen field at t = {times[-1]:.2g}")
     right.set(xlabel="$t$", ylabel="relative $L^2$ error", title="unseen fields, a line a training")
-    left.legend(loc="lower left")
+    left.legend(loc="upper center")
     right.legend()
     return figure
