@@ -40,13 +40,23 @@ THEIRS = (
 OURS = ("jaxsci-fno;12;18;4;gelu", "jaxsci-unet;12;2;relu", "jaxsci-mppde;32;4;swish")
 
 
+def points_of(n: int) -> MPPDEPoints:
+    return MPPDEPoints.of_grid(Grid(0.0, 1.0, n, periodic=True))
+
+
 class OneStep(eqx.Module):
-    """An MP-PDE solver of bundles of one frame as a map from frame to frame."""
+    """An MP-PDE solver of bundles of one frame as a map from frame to frame.
+
+    The graph is made anew at the call: APEBench's trainer wants to train every array.
+    """
 
     solver: MPPDE
 
     def __call__(self, u):
-        return self.solver.predict(u[None])[0]
+        solver = eqx.tree_at(
+            lambda m: m.points, self.solver, points_of(u.shape[-1]), is_leaf=lambda x: x is None
+        )
+        return solver.predict(u[None])[0]
 
 
 def fno(config, n_dims, n_points, channels, activation, key):
@@ -66,11 +76,17 @@ def unet(config, n_dims, n_points, channels, activation, key):
 
 def mppde(config, n_dims, n_points, channels, activation, key):
     hidden, layers = map(int, config.split(";")[1:3])
-    points = MPPDEPoints.of_grid(Grid(0.0, 1.0, n_points, periodic=True))
     # Time is counted in steps, so that the network's outputs are of order one.
-    return OneStep(
-        MPPDE(points, time_window=1, dt=1.0, hidden=hidden, layers=layers, c=channels, key=key)
+    solver = MPPDE(
+        points_of(n_points),
+        time_window=1,
+        dt=1.0,
+        hidden=hidden,
+        layers=layers,
+        c=channels,
+        key=key,
     )
+    return OneStep(eqx.tree_at(lambda m: m.points, solver, None))
 
 
 architecture_dict |= {"jaxsci-fno": fno, "jaxsci-unet": unet, "jaxsci-mppde": mppde}
