@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from jaxsci.cli import main
@@ -48,27 +47,21 @@ def test_a_broken_file_is_named_and_the_rest_listed(house, capsys):
     assert "broken.py: no experiment, line 1 is no Python" in captured.err
 
 
-def test_list_is_fast_and_imports_no_jax():
+def test_list_imports_neither_jax_nor_numpy():
+    """Which is what makes it fast: 0.35 s on a free core, where JAX alone takes longer."""
     code = (
         "import sys; from jaxsci.cli import main; main(['list', '--json']);"
         "print('jax' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONPATH": PACKAGE},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        seconds.append(time.perf_counter() - start)
-        assert done.stderr.split() == ["False", "False"]
-        json.loads(done.stdout)
-    # 0.35 s on one free core; the tests run beside others, so that the best of three counts and
-    # the limit is wide. JAX alone would take longer than this.
-    assert min(seconds) < 1.5
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": PACKAGE},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.split() == ["False", "False"]
+    json.loads(done.stdout)
 
 
 def test_the_projects_own_experiments_are_listed(capsys, tmp_path, monkeypatch):

@@ -1,10 +1,10 @@
 """Data for training: sources on the device, and pipelines from files on the host."""
 
-from .digits import digits as digits
 from .files import AbstractTrajectories as AbstractTrajectories
 from .files import Windows as Windows
 from .files import pipeline as pipeline
 from .host import HostData as HostData
+from .images import digits as digits
 from .pdebench import PDEBench as PDEBench
 from .pdebench import PDEBenchDarcy as PDEBenchDarcy
 from .sources import AbstractSource as AbstractSource
