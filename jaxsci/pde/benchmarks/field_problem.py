@@ -15,6 +15,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxsci.autodiff import derivatives
+
 from ..domains import AbstractDomain, Box, SpaceTime, difference
 
 Point = Float[Array, " d"]
@@ -160,6 +162,17 @@ def on(*parts: AbstractDomain) -> Draw:
 def at(domain: Box | SpaceTime, axis: int, value: float) -> Draw:
     """Uniform points of a domain's section x_axis = value."""
     return lambda key, n: domain.sample(key, n).at[:, axis].set(value)
+
+
+def periodic(axis: int, low: float, high: float, orders: int) -> Residual:
+    """Differences between opposite faces, of u and its normal derivatives below an order."""
+    wanted = [(axis,) * k for k in range(orders)]
+
+    def residual(u: Field, x: Point) -> Array:
+        left, right = (derivatives(u, x.at[axis].set(side), wanted) for side in (low, high))
+        return jnp.ravel(jnp.stack([left[a] - right[a] for a in wanted]))
+
+    return residual
 
 
 def at_all_times(draw: Draw, t0: float, t1: float) -> Draw:

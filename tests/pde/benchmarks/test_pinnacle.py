@@ -192,6 +192,122 @@ def test_burgers_2d_against_exponax_as_fronts_form():
     assert burgers_2d_coefficients()[0].shape == (2, 16)
 
 
+def sines(*factors):
+    """Π sin(π f_i x_i) over the coordinates."""
+    return lambda x: np.prod(np.sin(np.pi * np.array(factors) * x))
+
+
+def poisson_source_3d(x):
+    waves = np.sin(np.pi * np.array([1, 10, 5]) * x)
+    return 20 * np.exp(waves.sum()) * (x @ x - 1) / (x @ x + 1) + 100 * waves.prod()
+
+
+def flow(s, c, k, nu):
+    """Momentum and continuity for (u, v, p)."""
+    u, v, _ = s
+    momentum = [
+        u * k[i, 0] * c[i] + v * k[i, 1] * c[i] + k[2, i] * c[2] + nu * (k[i] @ k[i]) * s[i]
+        for i in (0, 1)
+    ]
+    return [*momentum, k[0, 0] * c[0] + k[1, 1] * c[1]]
+
+
+def heat(s, c, k):
+    """u_t and −Δu of one component in two dimensions."""
+    return k[0, 2] * c[0], (k[0, :2] @ k[0, :2]) * s[0]
+
+
+def gray_scott(s, c, k):
+    (a, b), square = s, np.sum(k[:, :2] ** 2, 1)
+    return [
+        k[0, 2] * c[0] + 1e-5 * square[0] * a - 0.04 * (1 - a) + a * b**2,
+        k[1, 2] * c[1] + 5e-6 * square[1] * b + 0.1 * b - a * b**2,
+    ]
+
+
+# The equations as stated, for components sin(k·x + φ): x, sines, cosines, wave vectors.
+STATED = {
+    "burgers_1d": lambda x, s, c, k: [
+        k[0, 1] * c[0] + s[0] * k[0, 0] * c[0] + 0.01 / np.pi * k[0, 0] ** 2 * s[0]
+    ],
+    "burgers_2d": lambda x, s, c, k: [
+        (k[i, 2] + s @ k[i, :2]) * c[i] + 1e-3 * (k[i, :2] @ k[i, :2]) * s[i] for i in (0, 1)
+    ],
+    "gs": lambda x, s, c, k: gray_scott(s, c, k),
+    "heat_2d_cg": lambda x, s, c, k: [sum(heat(s, c, k))],
+    "heat_2d_lt": lambda x, s, c, k: [
+        heat(s, c, k)[0] + 1e-3 * heat(s, c, k)[1]
+        - 5 * np.sin(s[0] ** 2) * (1 + 2 * np.sin(np.pi * x[2] / 4)) * sines(4, 2)(x[:2])
+    ],
+    "heat_2d_vc": lambda x, s, c, k: [
+        heat(s, c, k)[0] + float(heat_coefficient(jnp.asarray(x[:2]))) * heat(s, c, k)[1]
+        - 200 * sines(1, 5, 1)(x)
+    ],
+    "ks": lambda x, s, c, k: [
+        k[0, 1] * c[0] + 100 / 16 * s[0] * k[0, 0] * c[0]
+        - 100 / 16**2 * k[0, 0] ** 2 * s[0] + 100 / 16**4 * k[0, 0] ** 4 * s[0]
+    ],
+    "ns_2d_c": lambda x, s, c, k: flow(s, c, k, 0.01),
+    "ns_2d_cg": lambda x, s, c, k: flow(s, c, k, 0.01),
+    "poisson_2d_c": lambda x, s, c, k: [-(k[0] @ k[0]) * s[0]],
+    "poisson_2d_cg": lambda x, s, c, k: [
+        (k[0] @ k[0] + 64) * s[0] - 10 * (17 + x @ x) * sines(1, 4)(x)
+    ],
+    "poisson_3d_cg": lambda x, s, c, k: [
+        (k[0] @ k[0] + (64 if x[2] < 0.5 else 100)) * s[0] - poisson_source_3d(x)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_equations_are_the_stated_ones(name, key, x64):
+    problem = getattr(pinnacle, name)()
+    rng = np.random.default_rng(0)
+    components, dim = len(problem.components), len(problem.domain.lower)
+    k, phase = rng.normal(size=(components, dim)), rng.normal(size=components)
+
+    def field(x):
+        u = jnp.sin(k @ x + phase)
+        return u if components > 1 else u[0]
+
+    places = np.asarray(problem.domain.sample(key, 6))
+    found = jax.jit(jax.vmap(lambda x: problem.equation(field, x)))(places)
+    expected = [STATED[name](x, np.sin(k @ x + phase), np.cos(k @ x + phase), k) for x in places]
+    np.testing.assert_allclose(found.reshape(6, -1), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "condition", "radius", "outside"),
+    [
+        ("poisson_3d_cg", "balls", None, None),
+        ("heat_2d_cg", "large circles", 1.0, 5.0),
+        ("heat_2d_cg", "small circles", 0.4, 1.0),
+    ],
+)
+def test_slopes_are_along_the_normal_into_the_holes(name, condition, radius, outside, key, x64):
+    problem = getattr(pinnacle, name)()
+    (chosen,) = (c for c in problem.conditions if c.name == condition)
+    slope = np.array([1.0, -2.0, 0.5])
+    if name == "heat_2d_cg":
+        centres = {
+            1.0: [(a, b) for a in (-4, 4) for b in (-9, -3, 3, 9)] + [(0, -6), (0, 0), (0, 6)],
+            0.4: [(a, b) for a in (-3.2, 3.2) for b in (-6, 0, 6)],
+        }[radius]
+        holes = np.array([(*c, radius) for c in centres])
+    else:
+        holes = np.array([(0.4, 0.3, 0.6, 0.2), (0.6, 0.7, 0.6, 0.2), (0.2, 0.8, 0.7, 0.1),
+                          (0.6, 0.2, 0.3, 0.1)])  # fmt: skip
+    dim = holes.shape[1] - 1
+    for x in np.asarray(chosen.draw(key, 12)):
+        apart = holes[:, :-1] - x[:dim]
+        i = np.argmin(np.abs(np.linalg.norm(apart, axis=1) - holes[:, -1]))
+        expected = slope[:dim] @ apart[i] / holes[i, -1]
+        if outside is not None:
+            expected += slope @ x - outside
+        found = chosen.residual(lambda x: jnp.asarray(slope) @ x, jnp.asarray(x))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_the_maximum_principle():
     """Of a plate that exchanges heat with surroundings at 0.1 to 5, from 0."""
     x, values = pinnacle.heat_2d_cg().reference()

@@ -7,7 +7,7 @@ import numpy as np
 from jaxsci.autodiff import derivatives, laplacian
 
 from ...domains import Ball, Box, Interval, SpaceTime
-from ..field_problem import Ansatz, Condition, Evolution, FieldProblem, on
+from ..field_problem import Ansatz, Condition, Evolution, FieldProblem, on, periodic
 from .elliptic import SOURCE
 from .references import (
     ball_points,
@@ -86,12 +86,6 @@ def burgers_2d() -> FieldProblem:
             jnp.concatenate([jnp.sin(angle), jnp.cos(angle), 2 * s[None] - 1])
         )
 
-    def period(axis):
-        def residual(u, x):
-            return u(x.at[axis].set(0.0)) - u(x.at[axis].set(4.0))
-
-        return residual
-
     return FieldProblem(
         "burgers_2d",
         SOURCE,
@@ -100,8 +94,8 @@ def burgers_2d() -> FieldProblem:
         equation,
         (
             Condition("initial", lambda u, x: u(x) - start(x), domain.sample_initial),
-            Condition("period x", period(0), domain.sample),
-            Condition("period y", period(1), domain.sample),
+            Condition("period x", periodic(0, 0.0, 4.0, 1), domain.sample),
+            Condition("period y", periodic(1, 0.0, 4.0, 1), domain.sample),
         ),
         lambda: recorded("burgers_2d"),
         Ansatz(form, 5, ("initial", "period x", "period y")),
@@ -313,12 +307,6 @@ def ks() -> FieldProblem:
         growth = 100 / 16**2 * d[0, 0] + 100 / 16**4 * d[0, 0, 0, 0]
         return d[1,] + 100 / 16 * d[()] * d[0,] + growth
 
-    def period(u, x):
-        wanted = [(), (0,), (0, 0), (0, 0, 0)]
-        left = derivatives(u, x.at[0].set(0.0), wanted)
-        right = derivatives(u, x.at[0].set(2 * jnp.pi), wanted)
-        return jnp.stack([left[a] - right[a] for a in wanted])
-
     def form(net, x):
         z = jnp.stack([jnp.sin(x[0]), jnp.cos(x[0]), 2 * x[1] - 1])
         return start(x) + x[1] * net(z)
@@ -344,7 +332,7 @@ def ks() -> FieldProblem:
         equation,
         (
             Condition("initial", lambda u, x: u(x) - start(x), domain.sample_initial),
-            Condition("period", period, domain.sample),
+            Condition("period", periodic(0, 0.0, 2 * float(np.pi), 4), domain.sample),
         ),
         kuramoto_sivashinsky,
         Ansatz(form, 3, ("initial", "period")),

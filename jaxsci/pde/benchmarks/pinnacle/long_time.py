@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxsci.autodiff import derivatives
 
 from ...domains import Box, SpaceTime
-from ..field_problem import Ansatz, Condition, FieldProblem, on
+from ..field_problem import Ansatz, Condition, FieldProblem, on, periodic
 from .elliptic import SOURCE
 from .references import recorded
 
@@ -70,14 +70,6 @@ def gs() -> FieldProblem:
             ]
         )
 
-    def period(axis):
-        def residual(u, x):
-            left, right = x.at[axis].set(-1.0), x.at[axis].set(1.0)
-            a, b = (derivatives(u, side, [(), (axis,)]) for side in (left, right))
-            return jnp.concatenate([a[()] - b[()], a[axis,] - b[axis,]])
-
-        return residual
-
     def form(net, x):
         angle = jnp.pi * x[:2]
         z = jnp.concatenate([jnp.sin(angle), jnp.cos(angle), x[2:] / 100 - 1])
@@ -91,8 +83,8 @@ def gs() -> FieldProblem:
         equation,
         (
             Condition("initial", lambda u, x: u(x) - start(x), domain.sample_initial),
-            Condition("period x", period(0), domain.sample),
-            Condition("period y", period(1), domain.sample),
+            Condition("period x", periodic(0, -1.0, 1.0, 2), domain.sample),
+            Condition("period y", periodic(1, -1.0, 1.0, 2), domain.sample),
         ),
         lambda: recorded("gs"),
         Ansatz(form, 5, ("initial", "period x", "period y")),
