@@ -336,10 +336,10 @@ def draw(errors: dict, shown: dict, first: np.ndarray, truth: np.ndarray, config
     for number, (kind, found) in enumerate(errors.items()):
         color = f"C{number}"
         left.plot(x, shown[kind], color=color, ls="--", label=kind.label)
-        for i, row in enumerate(found):
-            right.semilogy(times, row, color=color, alpha=0.6, label=None if i else kind.label)
+        right.semilogy(times, found.T, color=color, alpha=0.6)
     left.set(xlabel="$x$", ylabel="$u$", title=f"an unseen field at t = {times[-1]:.2g}")
     right.set(xlabel="$t$", ylabel="relative $L^2$ error", title="unseen fields, a line a training")
-    left.legend(loc="upper center")
-    right.legend()
+    # Curves are elsewhere for every seed.
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
     return figure

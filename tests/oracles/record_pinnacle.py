@@ -101,28 +101,35 @@ def poisson(name):
     return points, values, probe(points, coarse, u_coarse), probe
 
 
+def newton(nu):
+    """The forms of a Newton step for (w·∇)w − ν Δw, around w["old"]."""
+    import skfem
+    from skfem.helpers import ddot, dot, grad
+
+    @skfem.BilinearForm
+    def linearised(u, v, w):
+        old = w["old"]
+        convection = np.einsum("j...,ij...->i...", old, u.grad)
+        convection = convection + np.einsum("j...,ij...->i...", u, old.grad)
+        return nu * ddot(grad(u), grad(v)) + dot(convection, v)
+
+    @skfem.LinearForm
+    def known(v, w):
+        old = w["old"]
+        return dot(np.einsum("j...,ij...->i...", old, old.grad), v)
+
+    return linearised, known
+
+
 def navier_stokes(name):
     import skfem
-    from skfem.helpers import ddot, div, dot, grad
+    from skfem.helpers import div
 
     def solve(n):
         mesh = skfem.MeshTri.init_tensor(*[np.linspace(0, 1, n + 1)] * 2)
         velocity = skfem.Basis(mesh, skfem.ElementVector(skfem.ElementTriP2()), intorder=5)
         pressure = velocity.with_element(skfem.ElementTriP1())
-        nu = 0.01
-
-        @skfem.BilinearForm
-        def linearised(u, v, w):
-            old = w["old"]
-            convection = np.einsum("j...,ij...->i...", old, u.grad)
-            convection = convection + np.einsum("j...,ij...->i...", u, old.grad)
-            return nu * ddot(grad(u), grad(v)) + dot(convection, v)
-
-        @skfem.LinearForm
-        def known(v, w):
-            old = w["old"]
-            return dot(np.einsum("j...,ij...->i...", old, old.grad), v)
-
+        linearised, known = newton(nu=0.01)
         b = skfem.BilinearForm(lambda u, q, w: -div(u) * q).assemble(velocity, pressure)
         size = velocity.N
         x = np.zeros(size + pressure.N)

@@ -104,6 +104,14 @@ def test_recorded_solutions_agree_with_pinnacle_s(name, tolerance):
     assert np.linalg.norm(spline(places.astype(float)) - ours) < 0.02 * size
 
 
+def test_a_flow_over_a_step_is_pinnacle_s_if_it_has_its_outlet():
+    """The same solver with the pressure of PINNacle's data at the outlet, on the coarser grid, which
+    errs by 1.5e-3; the recording found 9e-3. So the 6e-2 above are the outlet's."""
+    places, theirs, ours = np.split(PUBLISHED["ns_2d_cg_their_outlet"], [2, 5], axis=1)
+    assert places.shape == (300, 2)
+    assert np.linalg.norm(theirs - ours) < 1.2e-2 * np.linalg.norm(ours)
+
+
 def test_cole_hopf_solves_burgers_and_pinnacle_s_data_do_not():
     """Differences of fourth order leave a residual that falls with h; PINNacle's COMSOL values are
     9 % of the amplitude off at the steep front."""
