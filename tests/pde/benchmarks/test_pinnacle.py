@@ -105,8 +105,8 @@ def test_recorded_solutions_agree_with_pinnacle_s(name, tolerance):
 
 
 def test_a_flow_over_a_step_is_pinnacle_s_if_it_has_its_outlet():
-    """The same solver with the pressure of PINNacle's data at the outlet, on the coarser grid, which
-    errs by 1.5e-3; the recording found 9e-3. So the 6e-2 above are the outlet's."""
+    """The same solver with the pressure of PINNacle's data at the outlet, on its coarser grid:
+    that errs by 1.5e-3; the recording found 9e-3. So the 6e-2 above are the outlet's."""
     places, theirs, ours = np.split(PUBLISHED["ns_2d_cg_their_outlet"], [2, 5], axis=1)
     assert places.shape == (300, 2)
     assert np.linalg.norm(theirs - ours) < 1.2e-2 * np.linalg.norm(ours)
