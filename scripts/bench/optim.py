@@ -9,7 +9,8 @@
 - `lazy`: lazy Newton on a logistic regression, seconds per step for m from 1 to d, and the time
   that its floating-point operations would take at the speed of a matrix product in the same run.
 - `peers`: to ‖∇f‖ ≤ 1e-8 in double precision: lazy and damped Newton, optax.lbfgs, optimistix's
-  BFGS and LBFGS, scipy's trust-exact and Newton-CG, on the problems of the experiment
+  BFGS and LBFGS, scipy's trust-exact and Newton-CG, and jaxopt's BFGS and LBFGS where it is
+  installed (`pip install --no-deps jaxopt==0.8.5`), on the problems of the experiment
   `lazy-hessian`. Counted are gradients, with a product with a Hessian as one and a Hessian as d;
   for optimistix values of the function, with or without a gradient. Times are without compilation:
   the second run of each.
@@ -18,6 +19,7 @@ The load of the machine is printed, since it is part of any time.
 """
 
 import argparse
+import importlib.util
 import os
 import statistics
 import time
@@ -212,6 +214,20 @@ def by_optimistix(make: Callable, value, x0):
     return lambda: (solve(x0, tolerance, False), float(len(calls)))
 
 
+def by_jaxopt(name: str, value, x0):
+    import jaxopt
+
+    # Its step needs a full line search, and its criterion is the norm of the gradient.
+    solver = getattr(jaxopt, name)(value, tol=GTOL, maxiter=LIMIT, linesearch="zoom")
+
+    @jax.jit
+    def solve(x0):
+        found = solver.run(x0)
+        return found.params, found.state.num_grad_eval
+
+    return lambda: solve(x0)
+
+
 class Reached(Exception):
     """Raised by a gradient that is small enough."""
 
@@ -291,6 +307,9 @@ def peers(dimensions: Sequence[int]) -> None:
             "scipy trust-exact": partial(by_scipy, "trust-exact"),
             "scipy Newton-CG": partial(by_scipy, "Newton-CG"),
         }
+        if importlib.util.find_spec("jaxopt"):
+            for name in ("BFGS", "LBFGS"):
+                entrants[f"jaxopt.{name}"] = partial(by_jaxopt, name)
         print(f"\n{title}, to a gradient of {GTOL:g}, float64")
         print(f"{'':22}{'gradients':>11}{'ms':>10}{'gradient':>11}{'value':>16}")
         norm = jax.jit(lambda x, value=value: jnp.linalg.norm(jax.grad(value)(x)))
