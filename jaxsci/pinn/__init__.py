@@ -21,11 +21,24 @@ solution = solve(problem, u, optax.adam(1e-2), steps=500, key=jax.random.key(1))
 - `solve`, and `Solver` with pure `init` and `step`; Gauss-Newton by `curvature=True`.
 - `gram`, `spectrum`, `FourierModel`, `diag_precondition`, `precondition`: the conditioning of it.
 - `kurtosis`, `skewness`: whether a residual field has sharp peaks.
+- `SpectralFunction`, `Energy`, `variational_descent`, `to_two_layer`: nonlinear elliptic equations
+  in many dimensions as sums of waves, with Barron norms.
 """
 
 from .aas import AdversarialSampler as AdversarialSampler
 from .aas import BoundedFlow as BoundedFlow
 from .aas import neumann_poisson_density as neumann_poisson_density
+from .barron import Descent as Descent
+from .barron import Energy as Energy
+from .barron import SpectralFunction as SpectralFunction
+from .barron import TwoLayer as TwoLayer
+from .barron import concatenate as concatenate
+from .barron import descend_on_grid as descend_on_grid
+from .barron import from_grid as from_grid
+from .barron import merge as merge
+from .barron import multiply as multiply
+from .barron import to_two_layer as to_two_layer
+from .barron import variational_descent as variational_descent
 from .conditioning import FourierModel as FourierModel
 from .conditioning import condition_number as condition_number
 from .conditioning import diag_precondition as diag_precondition

@@ -81,6 +81,7 @@ SLUGS = {
         "transform-once",
     ],
     "pinn": [
+        "nonlinear-pde-barron",
         "operator-preconditioning",
         "pinnacle",
         "r3-sampling",
