@@ -1,5 +1,7 @@
 """Hypersolvers against exact flows of linear systems and against diffrax's own steps."""
 
+from pathlib import Path
+
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -157,3 +159,30 @@ def test_what_is_refused():
         dfx.diffeqsolve(term, solver, 0.0, 1.0, 0.1, y, stepsize_controller=controller)
     with pytest.raises(ValueError, match="steps = 0"):
         step_residual(solver, term, 0.1, y, steps=0)
+
+
+@pytest.mark.parametrize("base", [dfx.Euler(), dfx.Midpoint()], ids=["Euler", "Midpoint"])
+def test_steps_of_torchdyn(x64, base):
+    """Recorded by tests/oracles/record_torchdyn.py: a network of fixed weights on a pendulum."""
+    record = np.load(Path(__file__).parents[1] / "oracles" / "data" / "torchdyn.npz")
+    W, b, V = (jnp.asarray(record[f"weights/{name}"]) for name in "WbV")
+    name = type(base).__name__
+    path, plain = record[f"{name}/corrected"], record[f"{name}/plain"]
+
+    def field(t, x, args):
+        return jnp.stack([x[1], -9.81 * jnp.sin(x[0]) - 0.1 * t * x[1]])
+
+    def hypernet(h, t, x, dx, args):
+        return V @ jnp.tanh(W @ jnp.append(t, x) + b)
+
+    @jax.jit
+    @jax.vmap
+    def solve(x0):
+        saveat = dfx.SaveAt(t0=True, steps=True)
+        term, solver = dfx.ODETerm(field), HyperSolver(base, hypernet, H)
+        return dfx.diffeqsolve(term, solver, 0.0, 2.0, H, x0, saveat=saveat, max_steps=10).ys
+
+    found = solve(jnp.asarray(record["start"]))
+    # Rounding of ten steps, in which states grow apart by less than a thousandfold.
+    np.testing.assert_allclose(found, np.moveaxis(path, 0, 1), rtol=1e-11, atol=1e-11)
+    assert np.abs(path - plain).max() > 0.1
