@@ -10,7 +10,9 @@
 - Gradients in constant memory: `reversible_solve`, with any explicit solver (`Reversible`).
 - Sampling: `ula`, `mala`, `underdamped`, and exact laws (`stationary_law_1d`, `w2_1d`, …).
 - Value functions of diffusions: `martingale_loss`, `ctd_lambda`, `clstd`, `cgtd2`, on a `Path`.
-- Models: `NeuralODE`, `AugmentedNODE`, `CNF`, `LatentODE`, `NeuralCDE`, `LatentSDE`.
+- Models: `NeuralODE`, `AugmentedNODE`, `CNF`, `LatentODE`, `NeuralCDE`, `LogODE`, `LatentSDE`,
+  `NeuralSDE` (trained as an `SDEGAN`).
+- Formulas: `discover` evolves them from a field, `refit` fits their constants to series.
 - `ScaledResNet`: residual networks as Euler steps of a neural ODE, trained by `depth_flow`.
 - Their regularisers, as values: `LocalError`, `GlobalError`, `GlobalStiffness`, `STEER`,
   `TaylorReg`, `Kinetic`.
@@ -40,6 +42,7 @@ from .langevin import w2_1d as w2_1d
 from .langevin import w2_gaussian as w2_gaussian
 from .nbody import NBody as NBody
 from .nde import CNF as CNF
+from .nde import SDEGAN as SDEGAN
 from .nde import AbstractNDE as AbstractNDE
 from .nde import AbstractRegulariser as AbstractRegulariser
 from .nde import AugmentedNODE as AugmentedNODE
@@ -49,11 +52,16 @@ from .nde import GaussianEncoder as GaussianEncoder
 from .nde import InitialValueProblem as InitialValueProblem
 from .nde import LatentODE as LatentODE
 from .nde import LatentSDE as LatentSDE
+from .nde import LogODE as LogODE
 from .nde import NDEOutput as NDEOutput
 from .nde import NeuralCDE as NeuralCDE
 from .nde import NeuralODE as NeuralODE
+from .nde import NeuralSDE as NeuralSDE
 from .nde import ReversibleAdjoint as ReversibleAdjoint
+from .nde import clip_linear as clip_linear
 from .nde import control_path as control_path
+from .nde import lipswish as lipswish
+from .nde import log_signature as log_signature
 from .policy_eval import Path as Path
 from .policy_eval import PolicyEvaluation as PolicyEvaluation
 from .policy_eval import cgtd2 as cgtd2
@@ -122,3 +130,9 @@ from .ssm import convolve_states as convolve_states
 from .ssm import discretize as discretize
 from .ssm import hippo as hippo
 from .ssm import scan_states as scan_states
+from .symbolic import Expression as Expression
+from .symbolic import Front as Front
+from .symbolic import SymbolicField as SymbolicField
+from .symbolic import discover as discover
+from .symbolic import refit as refit
+from .symbolic import regularised_evolution as regularised_evolution

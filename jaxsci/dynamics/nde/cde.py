@@ -76,20 +76,30 @@ class CDEField(eqx.Module):
 
     - `hidden`: length of z. `channels`: of the path (with time and counts).
     - `width`, `depth`: of the perceptron. 32 and 1 are good values.
+    - `activation`: of the hidden layers; `lipswish` in a discriminator.
     """
 
     mlp: eqx.nn.MLP
     hidden: int = eqx.field(static=True)
     channels: int = eqx.field(static=True)
 
-    def __init__(self, hidden: int, channels: int, width: int, depth: int, *, key: PRNGKeyArray):
+    def __init__(
+        self,
+        hidden: int,
+        channels: int,
+        width: int,
+        depth: int,
+        *,
+        key: PRNGKeyArray,
+        activation: Callable[[Array], Array] = jax.nn.softplus,
+    ):
         self.hidden, self.channels = hidden, channels
         self.mlp = eqx.nn.MLP(
             hidden,
             hidden * channels,
             width,
             depth,
-            activation=jax.nn.softplus,
+            activation=activation,
             final_activation=jnp.tanh,
             key=key,
         )
