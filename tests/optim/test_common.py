@@ -349,6 +349,8 @@ def test_a_state_can_be_donated(case):
 
 PARAMS = {"a": -jnp.ones((2, 3)), "b": jnp.ones((2, 5, 2))}
 SMOOTH = distance_to(jax.tree.map(jnp.zeros_like, PARAMS))
+ONE = {"a": -jnp.ones((2, 3))}
+SMOOTH_ONE = distance_to({"a": jnp.zeros((2, 3))})
 
 
 def one_update(optimizer, params=None, value_fn=SMOOTH, repeats=1):
@@ -379,9 +381,9 @@ def one_update(optimizer, params=None, value_fn=SMOOTH, repeats=1):
 @pytest.mark.parametrize("case", CASES)
 def test_inject_hyperparams_and_multi_steps(case):
     entry = CASES[case]
-    updates, state = one_update(make(case))
+    updates, state = one_update(make(case), ONE, SMOOTH_ONE)
     injected = optax.inject_hyperparams(entry.make, static_args=entry.static)(**entry.options)
-    injected_updates, injected_state = one_update(injected)
+    injected_updates, injected_state = one_update(injected, ONE, SMOOTH_ONE)
     # A hyperparameter in float32 instead of a Python number: its rounding.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), injected_updates, updates)
     jax.tree.map(
@@ -390,7 +392,8 @@ def test_inject_hyperparams_and_multi_steps(case):
         state,
     )
     # Two micro-batches with equal gradients are one step.
-    both, _ = one_update(optax.MultiSteps(make(case), 2).gradient_transformation(), repeats=2)
+    twice = optax.MultiSteps(make(case), 2).gradient_transformation()
+    both, _ = one_update(twice, ONE, SMOOTH_ONE, repeats=2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), both, updates)
 
 
