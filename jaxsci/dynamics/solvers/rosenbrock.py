@@ -187,6 +187,9 @@ class ROS3P(AbstractWMethod):
     """Order 3, A-stable, three stages of which two evaluate f: for parabolic equations, where it
     keeps its order, and low accuracy (1e-2 to 1e-4).
 
+    Its error estimate is zero for y' = A y + b: there an adaptive controller takes steps without
+    knowing, so use constant ones or `Rodas4`. No other estimate of order 2 has these stages.
+
     Lang and Verwer, doi:10.1023/A:1021900219772.
     """
 
