@@ -70,6 +70,7 @@ SLUGS = {
         "cape",
         "coral",
         "covariance-augmentation",
+        "dpot",
         "mp-pde",
         "multiscale-neural-operator",
         "neural-operator",

@@ -59,23 +59,48 @@ def test_against_numpy(x64, key, m):
     )
 
 
-def test_identity_weights_double_the_kept_wavenumbers(x64, key):
-    del x64
+def identity(c: int, modes: tuple[int, ...]) -> AFNO:
+    """The layer v ↦ v + (the kept wavenumbers of v)."""
     layer = eqx.filter_eval_shape(
-        lambda k: AFNO(2, (2,), n_blocks=1, activation=lambda x: x, key=k), key
+        lambda k: AFNO(c, modes, n_blocks=1, activation=lambda x: x, key=k), jr.key(0)
     )
-    one = jnp.stack([jnp.eye(2), jnp.zeros((2, 2))])[:, None]
-    layer = eqx.tree_at(
+    one = jnp.stack([jnp.eye(c), jnp.zeros((c, c))])[:, None]
+    return eqx.tree_at(
         lambda m: (m.first, m.first_bias, m.second, m.second_bias),
         layer,
-        (one, jnp.zeros((2, 1, 2)), one, jnp.zeros((2, 1, 2))),
+        (one, jnp.zeros((2, 1, c)), one, jnp.zeros((2, 1, c))),
     )
+
+
+def test_identity_weights_double_the_kept_wavenumbers(x64):
+    del x64
+    layer = identity(2, (2,))
     x = np.arange(9) / 9
     low, high = np.cos(2 * np.pi * x), np.sin(2 * np.pi * 3 * x)
     v = np.stack([low + high, high])
     np.testing.assert_allclose(
         eqx.filter_jit(layer)(jnp.asarray(v)), v + np.stack([low, 0 * low]), atol=1e-13
     )
+
+
+def test_the_published_layer_loses_half_of_the_directions(x64):
+    """Of FFT coefficients [:m, :m] hold no negative wavenumber of the first axis, unless m is at
+    least their number, as it is in the paper (32 modes, 16 patches)."""
+    del x64
+
+    def published(v, m):
+        coef = np.fft.rfft2(v, norm="ortho")
+        kept = np.zeros_like(coef)
+        kept[:, :m, :m] = coef[:, :m, :m]
+        return v + np.fft.irfft2(kept, s=v.shape[1:], norm="ortho")
+
+    x, y = np.meshgrid(*[2 * np.pi * np.arange(8) / 8] * 2, indexing="ij")
+    forth, back = np.cos(x + y)[None], np.cos(x - y)[None]
+    layer = eqx.filter_jit(identity(1, (2, 2)))
+    for wave, seen in ((forth, 2), (back, 1)):
+        np.testing.assert_allclose(published(wave, 2), seen * wave, atol=1e-13)
+        np.testing.assert_allclose(published(wave, 8), 2 * wave, atol=1e-13)
+        np.testing.assert_allclose(layer(jnp.asarray(wave)), 2 * wave, atol=1e-13)
 
 
 def test_draws_are_those_of_jax(key):
