@@ -22,9 +22,23 @@ fitted = jax.jit(lambda y: fit_field(field, x, y, optax.adam(5e-3), steps=300).l
 - `INSRStepper`: the weights as the state of a PDE's time stepper (`ImplicitMidpointAdvection`,
   `SemiLagrangianAdvection`, `SemiLagrangianFluid`, or a scheme of one's own).
 - `fit_field`, `fit_many` (thousands of small fields at once), `field_at`, `weights_matrix`.
+- `AVRField`, `render`: impulse responses of rooms by volume rendering of sound; `image_source`
+  makes them, `decay_time`, `clarity`, `envelope`, `arrival`, `impulse_losses` compare them.
 - `image_coordinates`, `photograph`, `psnr`.
 """
 
+from .acoustic import AVRField as AVRField
+from .acoustic import alpha_composite as alpha_composite
+from .acoustic import arrival as arrival
+from .acoustic import clarity as clarity
+from .acoustic import decay_time as decay_time
+from .acoustic import energy_decay as energy_decay
+from .acoustic import envelope as envelope
+from .acoustic import image_source as image_source
+from .acoustic import impulse_losses as impulse_losses
+from .acoustic import ray_directions as ray_directions
+from .acoustic import render as render
+from .acoustic import stft as stft
 from .fitting import Fitted as Fitted
 from .fitting import field_at as field_at
 from .fitting import fit_field as fit_field

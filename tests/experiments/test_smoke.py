@@ -25,6 +25,7 @@ SLUGS = {
         "singly-rk-tase",
     ],
     "fields": [
+        "acoustic-volume-rendering",
         "complex-wavelet-inr",
         "field-comparison",
         "insr",
