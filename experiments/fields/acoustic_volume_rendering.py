@@ -41,6 +41,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy.interpolate import LinearNDInterpolator
 
 from jaxsci import experiment
@@ -350,10 +351,12 @@ def draw_free(config: Config, free: dict[str, np.ndarray]) -> Figure:
     axes[0].plot(free["d"], np.round(exact) - exact, ".-", label="rounded to samples")
     axes[0].plot(free["d"], free["arrives"] - exact, ".-", label="rendered")
     axes[0].set(title="arrival, error", xlabel="distance d (m)", ylabel="samples")
-    axes[0].legend()
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=2)
     axes[1].loglog(free["d"], 1 / free["d"], "k--", label="1/d")
     axes[1].loglog(free["d"], free["amplitude"], ".", label="rendered")
     axes[1].set(title="amplitude", xlabel="distance d (m)")
+    axes[1].set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    axes[1].xaxis.set_minor_formatter(NullFormatter())
     axes[1].legend()
     return figure
 

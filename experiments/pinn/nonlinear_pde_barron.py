@@ -25,7 +25,7 @@ coordinate are its solutions too, but as sums of waves their number is exponenti
 is the best one for a convex energy, η = 2/(m + M), not the paper's.
 
 **Found** (quick, seeds 11 and 12, which guided nothing). All claims about many dimensions and about
-networks holds. From d = 5 on the number of waves does not grow: 5 where the solution is known, 18
+networks hold. From d = 5 on the number of waves does not grow: 5 where the solution is known, 18
 to 48 where it is not. A cosine has two of the coordinates whatever their number, so this measures
 the ordinary case, not the worst one. Errors are 0.0036 after ten steps, certified ones at most
 0.0086; a step contracts by 0.57 where the bound is 0.6. The networks' slopes are -0.47 to -0.54,

@@ -250,8 +250,10 @@ class Energy(eqx.Module):
             laplacian = u.filtered(lambda k2: k2)
             turned, second = multiply(slope, u, capacity, prune, gradients=True)
             scaled, third = multiply(slope, laplacian, capacity, prune)
-            parts += [turned.filtered(lambda k2: jnp.full_like(k2, -self.quartic)), scaled]
-            parts[-1] = scaled.filtered(lambda k2: jnp.full_like(k2, self.quartic))
+            parts += [
+                SpectralFunction(turned.freqs, -self.quartic * turned.coefs),
+                SpectralFunction(scaled.freqs, self.quartic * scaled.coefs),
+            ]
             lost = lost + self.quartic * (second + third + first * laplacian.barron_norm())
         return concatenate(*parts), lost
 
