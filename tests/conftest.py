@@ -34,10 +34,10 @@ _files = itertools.count(1)
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_of_a_few_files():
-    """Compiled programs go after every fifth file: those of all would take gigabytes and more
+    """Compiled programs go after every third file: those of all would take gigabytes and more
     memory maps than a process may have. Not after each, as all use the same small ones."""
     yield
-    if next(_files) % 5 == 0:
+    if next(_files) % 3 == 0:
         jax.clear_caches()
 
 

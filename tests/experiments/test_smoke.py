@@ -22,6 +22,7 @@ SLUGS = {
         "neural-differential-equations",
         "resnet-neural-ode",
         "rl-time-stepping",
+        "sde-gan",
         "singly-rk-tase",
     ],
     "fields": [
