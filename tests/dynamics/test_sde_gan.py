@@ -27,9 +27,12 @@ def test_lipschitz_constants(key):
             return jnp.max(jnp.max(jnp.abs(change), 1) / size)
 
         same = jnp.array_equal(tame.layers[0].bias, wild.layers[0].bias)
-        return jnp.max(slopes), jnp.min(slopes), ratio(tame), ratio(wild), same
+        # The bound is reached, layer by layer: row sums of |W| are at most n/n.
+        sums = [jnp.max(jnp.sum(jnp.abs(layer.weight), 1)) for layer in tame.layers]
+        return jnp.max(slopes), jnp.min(slopes), ratio(tame), ratio(wild), same, jnp.stack(sums)
 
-    top, low, tame, wild, biases_are_free = everything(mlp)
+    top, low, tame, wild, biases_are_free, sums = everything(mlp)
+    assert jnp.all((sums > 0.5) & (sums < 1 + 1e-6))
     assert 0.999 < top <= 1 and low > -0.1 and biases_are_free
     assert tame < 1 + 1e-4 < wild  # rounding of differences of 1e-2
 
