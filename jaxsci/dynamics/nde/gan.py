@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from .cde import NeuralCDE
 from .problem import AbstractNDE
+from .sde import check_sde
 
 Model = TypeVar("Model")
 
@@ -80,12 +81,7 @@ class NeuralSDE(AbstractNDE):
     max_steps: int = eqx.field(default=4096, static=True)
 
     def __check_init__(self):
-        if not self.dt0 > 0:
-            raise ValueError(f"dt0 = {self.dt0}: expected a positive number")
-        if not isinstance(self.solver, dfx.AbstractStratonovichSolver):
-            raise ValueError(
-                f"solver: expected one for Stratonovich equations, got {type(self.solver).__name__}"
-            )
+        check_sde(self.dt0, self.solver, dfx.AbstractStratonovichSolver, "Stratonovich")
 
     def sample(self, key: PRNGKeyArray, ts: Real[Array, " n"]) -> Float[Array, "n c"]:
         """One path at the times `ts`, started at ts[0].

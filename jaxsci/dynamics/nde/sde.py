@@ -19,6 +19,16 @@ from .latent import check_series, gaussian_log_likelihood, standard_kl
 from .problem import AbstractNDE
 
 
+def check_sde(dt0: float, solver: dfx.AbstractSolver, kind: type, calculus: str) -> None:
+    """Raises `ValueError` for a step that is not positive, or a solver of the other calculus."""
+    if not dt0 > 0:
+        raise ValueError(f"dt0 = {dt0}: expected a positive number")
+    if not isinstance(solver, kind):
+        raise ValueError(
+            f"solver: expected one for {calculus} equations, got {type(solver).__name__}"
+        )
+
+
 class LatentSDE(AbstractNDE):
     """A generative model of series by a diffusion, fitted by the evidence lower bound above.
 
@@ -52,12 +62,7 @@ class LatentSDE(AbstractNDE):
     max_steps: int = eqx.field(default=4096, static=True)
 
     def __check_init__(self):
-        if not self.dt0 > 0:
-            raise ValueError(f"dt0 = {self.dt0}: expected a positive number")
-        if not isinstance(self.solver, dfx.AbstractItoSolver):
-            raise ValueError(
-                f"solver: expected one for Itô equations, got {type(self.solver).__name__}"
-            )
+        check_sde(self.dt0, self.solver, dfx.AbstractItoSolver, "Itô")
 
     def elbo(
         self, ts: Real[Array, " n"], xs: Float[Array, "n c"], *, key: PRNGKeyArray
