@@ -35,7 +35,13 @@ from matplotlib.figure import Figure
 
 from jaxsci import experiment
 from jaxsci.experiment import Between, Claim, Logger, Result
-from jaxsci.optim import GaussianLSQ, accelerated, accelerated_matrices
+from jaxsci.optim import (
+    AcceleratedState,
+    GaussianLSQ,
+    accelerated,
+    accelerated_eval_params,
+    accelerated_matrices,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +149,10 @@ def kernel_curves(config: Config, tx: Any, problem: dict[str, Array], key: PRNGK
 
     def part(carry, order):
         carry = jax.lax.scan(body, carry, order)[0]
-        state = carry[1]
-        return carry, loss(state.w if hasattr(state, "w") else carry[0])
+        w, state = carry
+        if isinstance(state, AcceleratedState):
+            w = accelerated_eval_params(state, w)
+        return carry, loss(w)
 
     parts = min(100, config.steps)
     order = jr.randint(key, (parts, config.steps // parts), 0, n)

@@ -84,6 +84,7 @@ from .factor import cubic_step as cubic_step
 from .factor import factorise as factorise
 from .first_order.accelerated import AcceleratedState as AcceleratedState
 from .first_order.accelerated import accelerated as accelerated
+from .first_order.accelerated import accelerated_eval_params as accelerated_eval_params
 from .first_order.adabound import AdaBoundState as AdaBoundState
 from .first_order.adabound import adabound as adabound
 from .first_order.adabound import scale_by_adabound as scale_by_adabound

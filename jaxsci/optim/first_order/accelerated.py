@@ -18,14 +18,25 @@ from jaxtyping import Array, Float, PyTree
 
 
 class AcceleratedState(NamedTuple):
-    """v, w (the weights to evaluate), γ, and the inner optimiser's state; the parameters are y."""
+    """v, γ, the c of w = y + c (y − v), and the inner optimiser's state; the parameters are y."""
 
-    # In this order: the old w is not read, so of a donated state only v can be reused, and JAX
-    # gives it to the first array that fits.
+    # w is not stored: a buffer that is written and never read would be a quarter of the traffic.
     v: PyTree
-    w: PyTree
     gamma: Float[Array, ""]
+    lead: Float[Array, ""]
     inner: optax.OptState
+
+
+def accelerated_eval_params(state: AcceleratedState, params: PyTree) -> PyTree:
+    """The weights w to evaluate, from `accelerated`'s state and the parameters y that it moves.
+
+    y lies between w and v, so that w = y + c (y − v).
+
+    **Arguments:** `state` and `params` after the same update.
+
+    **Returns:** w, like `params`.
+    """
+    return jax.tree.map(lambda y, v: (y + state.lead * (y - v)).astype(y.dtype), params, state.v)
 
 
 def accelerated(
@@ -39,7 +50,8 @@ def accelerated(
 ) -> optax.GradientTransformationExtraArgs:
     """Accelerates a stochastic step that makes progress in expectation.
 
-    The parameters that it moves are y, where gradients are taken; `state.w` are those to evaluate.
+    The parameters that it moves are y, where gradients are taken; those to evaluate are
+    `accelerated_eval_params(state, params)`.
 
     **Arguments:**
 
@@ -55,7 +67,7 @@ def accelerated(
         the rate above holds with "full", and fails with "batch" at η = 1/(ρ L).
     - `gamma0`: γ₀; μ by default (α is then constant), or 1/η for μ = 0.
 
-    **Returns:** an optax transformation with two buffers like the parameters.
+    **Returns:** an optax transformation with one buffer like the parameters.
 
     **Raises:** `ValueError` for η ≤ 0, μ < 0, η μ > 1, ρ < 1, an unknown or incomplete variant,
     and in `update` without params or `full_grad`.
@@ -83,9 +95,11 @@ def accelerated(
             first = jnp.where(jnp.asarray(mu) > 0, mu, 1 / jnp.asarray(eta))
         else:
             first = gamma0
-        # Copies, so that the state can be donated.
-        w, v = (jax.tree.map(lambda p: jnp.array(p, copy=True), params) for _ in range(2))
-        return AcceleratedState(v, w, jnp.asarray(first, dtype), step.init(params))
+        # A copy, so that the state can be donated.
+        v = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+        return AcceleratedState(
+            v, jnp.asarray(first, dtype), jnp.zeros((), dtype), step.init(params)
+        )
 
     def next_alpha(gamma: Array) -> Array:
         """The positive root of α² + η (γ − μ) α − η γ = 0."""
@@ -111,17 +125,17 @@ def accelerated(
         following = next_alpha(after)
         last = (1 - following) * after + following * mu
 
-        def one(y: Array, v: Array, move: Array, direction: Array) -> tuple[Array, Array, Array]:
+        def one(y: Array, v: Array, move: Array, direction: Array) -> tuple[Array, Array]:
             w = y + move
             # ĝ = −direction / η, and α/γ' = η_α / α with the η_α that α is made of.
             v = ((1 - alpha) * gamma * v + alpha * mu * y + alpha / eta * direction) / after
             new = (following * after * v + last * w) / (after + following * mu)
-            return w.astype(y.dtype), v.astype(y.dtype), (new - y).astype(y.dtype)
+            return v.astype(y.dtype), (new - y).astype(y.dtype)
 
         leaves, treedef = jax.tree.flatten(params)
         others = (treedef.flatten_up_to(tree) for tree in (state.v, moves, directions))
         found = [one(*parts) for parts in zip(leaves, *others, strict=True)]
-        w, v, change = (treedef.unflatten([parts[i] for parts in found]) for i in range(3))
-        return change, AcceleratedState(v, w, after, inner_state)
+        v, change = (treedef.unflatten([parts[i] for parts in found]) for i in range(2))
+        return change, AcceleratedState(v, after, following * after / last, inner_state)
 
     return optax.GradientTransformationExtraArgs(cast(Any, init), cast(Any, update))

@@ -97,6 +97,8 @@ def scale_by_sania(
     if rule not in ("sania", "sps"):
         raise ValueError(f"rule = {rule!r}: expected 'sania' or 'sps'")
     root = precond in ("adagrad", "adam")
+    adds_up = precond in ("adagrad", "adagrad-sqr")
+    diagonal = precond not in ("identity", "newton")
     needs_curvature = precond in ("hutchinson", "newton")
     root_key = jax.random.key(0) if key is None else key
 
@@ -106,7 +108,7 @@ def scale_by_sania(
         if precond == "newton":
             check_dimension(sum(jnp.size(p) for p in jax.tree.leaves(params)), "eigh", None)
         moment = None
-        if precond not in ("identity", "newton"):
+        if diagonal:
             moment = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), _real_dtype(p)), params)
         dtype = jnp.result_type(jnp.float32, *map(_real_dtype, jax.tree.leaves(params)))
         metrics = {"alpha": jnp.zeros((), dtype), "upsilon": jnp.zeros((), dtype)}
@@ -122,6 +124,16 @@ def scale_by_sania(
         if not jax.tree.leaves(updates):
             return updates, state._replace(count=count)
         moment = state.moment
+
+        def scaled(moment: PyTree) -> PyTree:
+            """B⁻¹ g for a diagonal B."""
+            unbiased = moment if adds_up else _unbias(moment, b2, count)
+            return jax.tree.map(
+                lambda g, v: _divide(g.astype(at_least_float32(g)), jnp.abs(v), root, eps, floor),
+                updates,
+                unbiased,
+            )
+
         if precond == "newton":
             direction = _newton_direction(updates, params, extra)
         elif precond == "identity":
@@ -131,19 +143,13 @@ def scale_by_sania(
                 sample = _hutchinson_sample(params, extra, root_key, state.count)
             else:
                 sample = jax.tree.map(lambda g: _abs2(g.astype(at_least_float32(g))), updates)
-            if precond in ("adagrad", "adagrad-sqr"):
+            if adds_up:
                 moment = jax.tree.map(jnp.add, moment, sample)
-                unbiased = moment
             else:
                 moment = jax.tree.map(
                     lambda v, s: (b2 * v + (1 - b2) * s).astype(v.dtype), moment, sample
                 )
-                unbiased = _unbias(moment, b2, count)
-            direction = jax.tree.map(
-                lambda g, v: _divide(g.astype(at_least_float32(g)), jnp.abs(v), root, eps, floor),
-                updates,
-                unbiased,
-            )
+            direction = scaled(moment)
         dtype = state.metrics["alpha"].dtype
         products = jax.tree.map(
             lambda g, n: jnp.sum(jnp.real(jnp.conj(g) * n)).astype(dtype), updates, direction
@@ -151,6 +157,11 @@ def scale_by_sania(
         squared = jax.tree.reduce(jnp.add, products)
         lowest = f_star(state.count) if callable(f_star) else f_star
         alpha, upsilon = polyak_step(jnp.asarray(value, dtype) - lowest, squared, rule)
+        if diagonal:
+            # α is a sum over all weights. B⁻¹ g is cheaper computed a second time than kept until
+            # then; the barrier stops the compiler from making one of the two.
+            moment, alpha = jax.lax.optimization_barrier((moment, alpha))
+            direction = scaled(moment)
         new = jax.tree.map(lambda n, g: (alpha * n).astype(g.dtype), direction, updates)
         metrics = {"alpha": alpha.astype(dtype), "upsilon": upsilon.astype(dtype)}
         return new, SaniaState(count, moment, metrics)
