@@ -25,8 +25,12 @@ from jaxsci.pde import Box, SpaceTime
 
 from .samplers import AbstractSampler, SamplerState, check_scores
 
-# The density between two knots and the width of a bin are at least this share of the uniform ones.
+# The ordinates of a density and the width of a bin are at least this share of the uniform ones.
 _LEAST = 1e-3
+
+# Of Newton's method, safeguarded by bisection, for the roots of cubics: double precision needs some
+# 10, where a density rises from its least value a few more.
+_NEWTON_STEPS = 20
 
 
 class BoundedFlow(eqx.Module):
@@ -36,9 +40,12 @@ class BoundedFlow(eqx.Module):
 
     The map is triangular (Knothe-Rosenblatt): in a stage, coordinates are changed in turns, each
     half given the other one, and then the last of them is left as it is for good; the first one
-    ends with a map of its own. Each change is a distribution function of [0, 1] with a piecewise
-    linear density, whose knots a small network makes from the other coordinates. The box is never
-    left, and the density is continuous.
+    ends with a map of its own. Each change is a distribution function of [0, 1] whose density is a
+    quadratic spline, with knots and ordinates that a small network makes from the other
+    coordinates. The box is never left.
+
+    The density is once continuously differentiable. With kinks, as piecewise linear splines have,
+    the integral of |∇p|² would change with their places by what no derivative at a point shows.
 
     At the start it is the uniform density.
     """
@@ -123,7 +130,7 @@ class _Coupling(eqx.Module):
 
     def __init__(self, moved, given, bins: int, width: int, key: PRNGKeyArray):
         self.moved, self.given, self.bins = moved, given, bins
-        size = (moved[1] - moved[0]) * (2 * bins + 1)
+        size = (moved[1] - moved[0]) * (2 * bins + 2)
         if given[0] == given[1]:
             self.knots = jnp.zeros((1, size))
             return
@@ -143,35 +150,61 @@ class _Coupling(eqx.Module):
         return z.at[part].set(jax.vmap(_quantile)(z[part], *self._table(z)))
 
     def _table(self, z: Array) -> tuple[Array, Array, Array]:
-        """For each moved coordinate: the bins' edges, the density at them, and the mass below."""
+        """For each moved coordinate: the bins' edges, the mass below them, and in each bin the
+        three Bernstein ordinates of the density."""
         raw = self.knots(2 * z[slice(*self.given)] - 1) if callable(self.knots) else self.knots
-        raw = raw.reshape(-1, 2 * self.bins + 1)
+        raw = raw.reshape(-1, 2 * self.bins + 2)
         widths = _LEAST / self.bins + (1 - _LEAST) * jax.nn.softmax(raw[:, : self.bins])
         heights = _LEAST + jnp.exp(raw[:, self.bins :])
-        masses = widths * (heights[:, 1:] + heights[:, :-1]) / 2
+        middle, left, right = heights[:, 1:-1], widths[:, :-1], widths[:, 1:]
+        # Such values at the edges make the slopes on both sides equal.
+        joints = (right * middle[:, :-1] + left * middle[:, 1:]) / (left + right)
+        ends = jnp.concatenate([heights[:, :1], joints, heights[:, -1:]], 1)
+        ordinates = jnp.stack([ends[:, :-1], middle, ends[:, 1:]], -1)
+        masses = widths * jnp.mean(ordinates, -1)
         total = jnp.sum(masses, 1, keepdims=True)
         zero = jnp.zeros_like(total)
         edges = jnp.concatenate([zero, jnp.cumsum(widths, 1)], 1)
         below = jnp.concatenate([zero, jnp.cumsum(masses / total, 1)], 1)
-        return edges, heights / total, below
+        return edges, below, ordinates / total[..., None]
 
 
-def _distribution(z: Array, edges: Array, heights: Array, below: Array) -> tuple[Array, Array]:
-    """∫₀ᶻ h and log h(z) of a piecewise linear density h."""
+def _distribution(z: Array, edges: Array, below: Array, ordinates: Array) -> tuple[Array, Array]:
+    """∫₀ᶻ h and log h(z) of a quadratic spline h."""
     i = _bin(z, edges)
-    slope = (heights[i + 1] - heights[i]) / (edges[i + 1] - edges[i])
-    t = z - edges[i]
-    mass = below[i] + t * (heights[i] + slope * t / 2)
-    return jnp.clip(mass, 0, 1), jnp.log(heights[i] + slope * t)
+    width = edges[i + 1] - edges[i]
+    mass, density = _cubic((z - edges[i]) / width, ordinates[i])
+    return jnp.clip(below[i] + width * mass, 0, 1), jnp.log(density)
 
 
-def _quantile(y: Array, edges: Array, heights: Array, below: Array) -> Array:
-    """The z with ∫₀ᶻ h = y: the root of a quadratic, in the form that does not cancel."""
+def _quantile(y: Array, edges: Array, below: Array, ordinates: Array) -> Array:
+    """The z with ∫₀ᶻ h = y."""
     i = _bin(y, below)
-    slope = (heights[i + 1] - heights[i]) / (edges[i + 1] - edges[i])
-    rest = y - below[i]
-    root = jnp.sqrt(jnp.maximum(heights[i] ** 2 + 2 * slope * rest, 0))
-    return jnp.clip(edges[i] + 2 * rest / (heights[i] + root), 0, 1)
+    width = edges[i + 1] - edges[i]
+    wanted = (y - below[i]) / width
+    # As exact as rounding lets it be.
+    close = 2 * jnp.finfo(y.dtype).eps * jnp.max(ordinates[i])
+
+    def improved(_, bracket: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        low, high, s = bracket
+        mass, density = _cubic(s, ordinates[i])
+        low, high = jnp.where(mass < wanted, s, low), jnp.where(mass < wanted, high, s)
+        newton = s - (mass - wanted) / density
+        inside = (low <= newton) & (newton <= high)
+        better = jnp.where(inside, newton, (low + high) / 2)
+        return low, high, jnp.where(jnp.abs(mass - wanted) <= close, s, better)
+
+    zero, one = jnp.zeros_like(y), jnp.ones_like(y)
+    start = jnp.clip((y - below[i]) / (below[i + 1] - below[i]), 0, 1)
+    s = jax.lax.fori_loop(0, _NEWTON_STEPS, improved, (zero, one, start))[2]
+    return jnp.clip(edges[i] + width * s, 0, 1)
+
+
+def _cubic(s: Array, ordinates: Array) -> tuple[Array, Array]:
+    """∫₀ˢ q and q(s) of the quadratic q with three Bernstein ordinates."""
+    a, b, c = ordinates
+    bend = a - 2 * b + c
+    return s * (a + s * (b - a + s * bend / 3)), a + s * (2 * (b - a) + s * bend)
 
 
 def _bin(value: Array, edges: Array) -> Array:
