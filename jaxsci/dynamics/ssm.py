@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float
 
-Measure = Literal["legt", "legs", "fout"]
+Measure = Literal["legt", "legs", "lagt", "fout"]
 Method = Literal["bilinear", "foh", "zoh", "s4"]
 
 
@@ -43,6 +43,11 @@ def hippo(measure: Measure, n: int, theta: float = 1.0) -> StateSpace:
 
         Aₙₖ = −√((2n + 1)(2k + 1)) for n > k, −(n + 1) for n = k, 0 for n < k,  Bₙ = √(2n + 1).
 
+    - `"lagt"`: Laguerre functions on all of the past, faded; time is in units of the fading.
+
+        Aₙₖ = −1 for n > k, −1/2 for n = k, 0 for n < k,  Bₙ = 1,
+        cₙ(t) = ∫ f(t − s) Lₙ(s) exp(−s/2) ds over s ≥ 0,  f(t) ≈ Σ cₙ where f itself fades.
+
     - `"fout"`: 1, √2 cos 2πks/θ, √2 sin 2πks/θ on a sliding window, k = 1 … (n − 1)/2.
 
         A = D − 2 φ φᵀ/θ,  B = 2 φ/θ,  φ the values of the functions at the end of the window. Its
@@ -51,7 +56,7 @@ def hippo(measure: Measure, n: int, theta: float = 1.0) -> StateSpace:
     **Arguments:**
 
     - `n`: the number of coefficients; odd for `"fout"`.
-    - `theta`: the window θ; without meaning for `"legs"`.
+    - `theta`: the window θ; without meaning for `"legs"` and `"lagt"`.
 
     **Returns:** a `StateSpace`.
 
@@ -71,6 +76,8 @@ def hippo(measure: Measure, n: int, theta: float = 1.0) -> StateSpace:
     if measure == "legs":
         lower = -np.tril(np.outer(root, root), -1) - np.diag(k + 1.0)
         return StateSpace(lower, root, root)
+    if measure == "lagt":
+        return StateSpace(np.eye(n) / 2 - np.tril(np.ones((n, n))), np.ones(n), np.ones(n))
     if measure == "fout":
         if n % 2 == 0:
             raise ValueError(f"n = {n}: expected an odd number for 'fout' (a mean, cosines, sines)")
@@ -81,7 +88,7 @@ def hippo(measure: Measure, n: int, theta: float = 1.0) -> StateSpace:
             turn[j, harmonics + j] = 2 * np.pi * j / theta
             turn[harmonics + j, j] = -2 * np.pi * j / theta
         return StateSpace(turn - 2 * np.outer(phi, phi) / theta, 2 * phi / theta, phi)
-    raise ValueError(f"measure = {measure!r}: expected 'legt', 'legs' or 'fout'")
+    raise ValueError(f"measure = {measure!r}: expected 'legt', 'legs', 'lagt' or 'fout'")
 
 
 class Discrete(NamedTuple):

@@ -26,6 +26,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
   one more training pair.
 - `Closure`: a coarse model with a learned correction, for diffrax; `PolynomialClosure`,
   `unresolved`.
+- `LearnedStencil`: a finite-volume solver with learned values at the faces, from the present frame
+  or from a `HippoHistory` of the past too (temporal stencil modelling); `StencilNet` for it.
 - `LearnedStepper`, `Bundled`: an operator as a time step, with histories and bundles of frames;
   `forecast` drives them. Training recipes for any stepper: `one_step`, `unrolled`, `pushforward`,
   `curriculum`, `denoise`, `diverted_chain`, `physics_residual`.
@@ -79,6 +81,10 @@ from .kernel_integral_operators import LNO as LNO
 from .kernel_integral_operators import MGNO as MGNO
 from .kernel_integral_operators import KernelDomain as KernelDomain
 from .kernel_integral_operators import KernelOperator as KernelOperator
+from .learned_stencil import HippoHistory as HippoHistory
+from .learned_stencil import LearnedStencil as LearnedStencil
+from .learned_stencil import StencilNet as StencilNet
+from .learned_stencil import polynomial_constraints as polynomial_constraints
 from .metrics import band_errors as band_errors
 from .metrics import normalised_rmse as normalised_rmse
 from .metrics import relative_h1 as relative_h1

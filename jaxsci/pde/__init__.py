@@ -20,6 +20,8 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
   `guarded_rollout`: the same, stopping at the step that diverges.
 - `ETDRK4`, `WaveBox`, `SoundRoom`, `TwoScaleLorenz96`: steppers for dispersive equations, waves
   between walls, also absorbing ones, and Lorenz's model of weather.
+- `BurgersFlux`, `StaggeredFlow` (incompressible): finite volumes whose values at faces can come
+  from outside (`AbstractFluxForm`, `Face`).
 - `solve_elliptic`: −∇·(a∇u) = f by conservative finite volumes, differentiable in a and f.
 - `Elliptic`, `ConvectionDiffusion`, `Wave`: how linear equations change with the coordinates.
 - `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
@@ -56,6 +58,9 @@ from .elliptic import FluxDifference as FluxDifference
 from .elliptic import solve_elliptic as solve_elliptic
 from .etdrk import ETDRK4 as ETDRK4
 from .etdrk import korteweg_de_vries_step as korteweg_de_vries_step
+from .flux_form import AbstractFluxForm as AbstractFluxForm
+from .flux_form import BurgersFlux as BurgersFlux
+from .flux_form import Face as Face
 from .grid import Grid as Grid
 from .guard import Guard as Guard
 from .guard import GuardedRollout as GuardedRollout
@@ -74,6 +79,7 @@ from .random_fields import GaussianRandomField as GaussianRandomField
 from .residuals import burgers_residual as burgers_residual
 from .residuals import vorticity_residual as vorticity_residual
 from .sound import SoundRoom as SoundRoom
+from .staggered import StaggeredFlow as StaggeredFlow
 from .stepper import AbstractStepper as AbstractStepper
 from .stepper import ExponaxStepper as ExponaxStepper
 from .stepper import FunctionStepper as FunctionStepper

@@ -138,7 +138,7 @@ def test_what_is_refused():
         (lambda: hippo("fout", 4), "n = 4: expected an odd"),
         (lambda: hippo("legt", 0), "n = 0"),
         (lambda: hippo("legt", 3, -1.0), "theta = -1.0"),
-        (lambda: hippo("lagt", 3), "measure = 'lagt'"),
+        (lambda: hippo("chebt", 3), "measure = 'chebt'"),
         (lambda: Prophecy("legs", 3, 1.0, 0.1), "measure = 'legs'"),
         (lambda: Prophecy("legt", 17, 1.0, 0.01, method="s4", implicit=False), "less than 0.0069"),
         (lambda: discretize(*hippo("legt", 3)[:2], 0.0), "dt = 0.0"),

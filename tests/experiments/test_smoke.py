@@ -81,6 +81,7 @@ SLUGS = {
         "nuno",
         "pde-refiner",
         "sound-deeponet",
+        "temporal-stencil",
         "transform-once",
     ],
     "pinn": [
