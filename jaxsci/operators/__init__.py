@@ -37,6 +37,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `NSM`: neural spectral methods, from coefficients to coefficients in a `jaxsci.nn.TensorBasis`,
   trained by the exact norm of a residual.
 - `NUNO`: a grid operator made one on a fixed cloud of points, by the boxes of a `partition`.
+- `SPON`: maps between finite element spaces (`jaxsci.pde.fem`) with exact boundary values, by a
+  `MeshProcessor` or `MultigridProcessor` of dofs.
 - `Staggered`: NeuralStagger, a fine prediction as many coarse ones.
 - `DPOT`: a transformer with Fourier mixing (`jaxsci.nn.AFNO`) for many equations at once, of the
   paper's `DPOT_SIZES`; trained with `denoise`.
@@ -125,6 +127,9 @@ from .rollout_report import plot_error_growth as plot_error_growth
 from .rollout_report import plot_spectrum as plot_spectrum
 from .self_adaptive import SelfAdaptive as SelfAdaptive
 from .self_adaptive import self_adaptive as self_adaptive
+from .spon import SPON as SPON
+from .spon import MeshProcessor as MeshProcessor
+from .spon import MultigridProcessor as MultigridProcessor
 from .stagger import Staggered as Staggered
 from .stagger import depth_to_space as depth_to_space
 from .stagger import energy_above_tiles as energy_above_tiles

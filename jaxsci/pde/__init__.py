@@ -23,6 +23,7 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 - `BurgersFlux`, `StaggeredFlow` (incompressible): finite volumes whose values at faces can come
   from outside (`AbstractFluxForm`, `Face`).
 - `solve_elliptic`: −∇·(a∇u) = f by conservative finite volumes, differentiable in a and f.
+- `fem`: P1 and P2 finite element spaces on triangulations, their matrices and prolongations.
 - `Elliptic`, `ConvectionDiffusion`, `Wave`: how linear equations change with the coordinates.
 - `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
   `generate` and `accuracy`; `Dataset`: what they generate; `cached`: keeps it on disk.
@@ -33,6 +34,7 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 """
 
 from . import benchmarks as benchmarks
+from . import fem as fem
 from .cache import cache_folder as cache_folder
 from .cache import cache_path as cache_path
 from .cache import cached as cached

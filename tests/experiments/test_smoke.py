@@ -81,6 +81,7 @@ SLUGS = {
         "nuno",
         "pde-refiner",
         "sound-deeponet",
+        "spon",
         "temporal-stencil",
         "transform-once",
     ],
