@@ -86,6 +86,7 @@ SLUGS = {
         "transform-once",
     ],
     "pinn": [
+        "aas",
         "nonlinear-pde-barron",
         "operator-preconditioning",
         "pinnacle",
