@@ -27,8 +27,8 @@ worse by more than one in a hundred series (a first version asked for "at least 
 the toss of a coin near 100 %). They part on sparser series: the CDE has 98 to 99 % right, the GRU
 84 to 97 %. The CDE also needs fewer updates.
 
-The thesis's SDE-GAN is the experiment `sde-gan`. Not done: long series by the log-ODE method and
-the recovery of equations from noisy series; both are components with tests, not experiments.
+The thesis's SDE-GAN is the experiment `sde-gan`, equations from noisy series are
+`equation-discovery`. Not done: long series by the log-ODE method, a component with tests only.
 """
 
 import functools

@@ -165,6 +165,7 @@ def regularised_evolution(
     parsimony: float = 0.05,
     crowding: float = 5.0,
     fits: int = 4,
+    starts: int = 3,
 ) -> Front:
     """Formulas for targets ≈ e(x), by mutation, crossover, tournaments, and death of the oldest.
 
@@ -177,13 +178,14 @@ def regularised_evolution(
         `generations`.
     - `tournament`: how many compete to be a parent, by log loss + `parsimony` × nodes
         + `crowding` × the share of the living that have as many nodes.
-    - `fits`: Levenberg-Marquardt steps on the constants of a child. With one instead of four half
-        of the searches for x/(1 + x) fail.
+    - `fits`: Levenberg-Marquardt steps on the constants of a child, from `starts` values of them:
+        its parent's, and normal numbers times two. A fit does not cross a pole: with one start
+        most searches for x/(1 + x) fail.
 
     **Returns:** the `Front` of all that ever lived.
 
-    **Raises:** `ValueError` for shapes that do not fit, an unknown operator, levels < 2, or a
-    population that is no multiple of `children`.
+    **Raises:** `ValueError` for shapes that do not fit, an unknown operator, levels < 2,
+    starts < 1, or a population that is no multiple of `children`.
     """
     if jnp.ndim(xs) != 2 or jnp.shape(targets) != xs.shape[:1]:
         raise ValueError(
@@ -193,6 +195,8 @@ def regularised_evolution(
     unknown = [name for name in operators if name not in _FUNCTIONS]
     if unknown or not operators:
         raise ValueError(f"operators = {operators}: expected some of {tuple(_FUNCTIONS)}")
+    if starts < 1:
+        raise ValueError(f"starts = {starts}: expected an integer >= 1")
     if levels < 2:
         raise ValueError(f"levels = {levels}: expected an integer >= 2")
     if children < 1 or population % children:
@@ -209,8 +213,8 @@ def regularised_evolution(
         value = jnp.mean(rest**2)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
-    def fitted(e: Expression) -> tuple[Expression, Float[Array, ""]]:
-        """Levenberg-Marquardt steps on the constants, each kept if it helps."""
+    def fitted(e: Expression, others: Float[Array, "s n"]) -> tuple[Expression, Float[Array, ""]]:
+        """Levenberg-Marquardt steps on the constants, each kept if it helps; the best start."""
 
         def improve(_: Any, carry: Any) -> Any:
             constants, rest, damping = carry
@@ -230,9 +234,14 @@ def regularised_evolution(
                 (constants, rest, damping * 10),
             )
 
-        start = (e.constants, misfit(e.constants, e.codes), jnp.asarray(1e-2, xs.dtype))
-        constants, rest, _ = jax.lax.fori_loop(0, fits, improve, start)
-        return _with_constants(e, constants), mean_square(rest)
+        def descend(constants: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
+            start = (constants, misfit(constants, e.codes), jnp.asarray(1e-2, xs.dtype))
+            constants, rest, _ = jax.lax.fori_loop(0, fits, improve, start)
+            return constants, mean_square(rest)
+
+        ends, losses = jax.vmap(descend)(jnp.concatenate([e.constants[None], others]))
+        best = jnp.argmin(losses)
+        return _with_constants(e, ends[best]), losses[best]
 
     def champions(front: Front, who: Expression, losses: Float[Array, " k"]) -> Front:
         nodes = jax.vmap(Expression.complexity)(who)
@@ -246,7 +255,7 @@ def regularised_evolution(
 
     def generation(carry: Any, key: PRNGKeyArray) -> tuple[Any, None]:
         living, losses, front, oldest = carry
-        choose_key, breed_key = jr.split(key)
+        choose_key, breed_key, start_key = jr.split(key, 3)
         nodes = jax.vmap(Expression.complexity)(living)
         shares = jnp.bincount(nodes, length=size + 1) / population
         rank = jnp.log(losses + 1e-12) + parsimony * nodes + crowding * shares[nodes]
@@ -254,7 +263,8 @@ def regularised_evolution(
         winners = jnp.take_along_axis(rivals, jnp.argmin(rank[rivals], -1)[..., None], -1)[..., 0]
         mothers, fathers = (jax.tree.map(lambda a, w=w: a[w], living) for w in winners)
         born = jax.vmap(breed)(_Dice.roll(breed_key, children, size), mothers, fathers)
-        born, new = jax.vmap(fitted)(born)
+        others = 2 * jr.normal(start_key, (children, starts - 1, size), xs.dtype)
+        born, new = jax.vmap(fitted)(born, others)
         rows = oldest + jnp.arange(children)
         living = jax.tree.map(lambda a, b: a.at[rows].set(b), living, born)
         losses = losses.at[rows].set(new)
@@ -271,7 +281,12 @@ def regularised_evolution(
 
 
 def discover(
-    key: PRNGKeyArray, xs: Float[Array, "m d"], slopes: Float[Array, "m k"], **settings: Any
+    key: PRNGKeyArray,
+    xs: Float[Array, "m d"],
+    slopes: Float[Array, "m k"],
+    *,
+    searches: int = 1,
+    **settings: Any,
 ) -> tuple[SymbolicField, Front]:
     """A formula for every component of a vector field, and the fronts they were chosen from.
 
@@ -279,16 +294,35 @@ def discover(
 
     - `xs`, `slopes`: points, such as those of trajectories, and a field there, such as that of a
         fitted `NeuralODE`.
+    - `searches`: populations that do not know of each other; a front has the best of all. A search
+        may stay in a formula that is nearly right, so 4 are safer.
     - `settings`: of `regularised_evolution`.
 
     **Returns:** the field of `Front.best`, and the fronts, along their arrays' first axis.
 
-    **Raises:** as `regularised_evolution`.
+    **Raises:** `ValueError` for searches < 1, and as `regularised_evolution`.
     """
-    keys = jr.split(key, slopes.shape[1])
-    fronts = eqx.filter_jit(jax.vmap(lambda k, t: regularised_evolution(k, xs, t, **settings)))(
-        keys, slopes.T
-    )
+    if searches < 1:
+        raise ValueError(f"searches = {searches}: expected an integer >= 1")
+
+    return _discover(jr.split(key, (slopes.shape[1], searches)), xs, slopes.T, settings)
+
+
+@eqx.filter_jit
+def _discover(
+    keys: PRNGKeyArray,
+    xs: Float[Array, "m d"],
+    targets: Float[Array, "k m"],
+    settings: dict[str, Any],
+) -> tuple[SymbolicField, Front]:
+    """`discover` with the keys (k, searches)."""
+
+    def front(keys: PRNGKeyArray, targets: Float[Array, " m"]) -> Front:
+        found = jax.vmap(lambda k: regularised_evolution(k, xs, targets, **settings))(keys)
+        best = jnp.argmin(found.losses, axis=0), jnp.arange(found.losses.shape[1])
+        return jax.tree.map(lambda a: a[best], found)
+
+    fronts = jax.vmap(front)(keys, targets)
     return SymbolicField(jax.vmap(Front.best)(fronts)), fronts
 
 

@@ -76,18 +76,19 @@ def test_breeding_keeps_formulas_whole():
 
 
 def test_a_field_is_recovered():
-    """From 32 slopes of x' = y/(1 + y) with errors."""
+    """From 32 slopes of x' = y/(1 + y), y' = −x/(1 + x) with errors."""
     keys = jr.split(jr.key(7, impl="rbg"), 3)
     xs = jr.uniform(keys[0], (32, 2), minval=-0.5, maxval=2.0)
-    truth = lambda xs: (xs / (1 + xs))[:, 1:]  # noqa: E731
-    slopes = truth(xs) + 0.003 * jr.normal(keys[1], (32, 1))
-    field, fronts = discover(keys[2], xs, slopes, generations=100)
+    truth = lambda xs: (xs / (1 + xs))[:, ::-1] * jnp.array([1.0, -1.0])  # noqa: E731
+    slopes = truth(xs) + 0.003 * jr.normal(keys[1], (32, 2))
+    field, fronts = discover(keys[2], xs, slopes, levels=3, generations=80, searches=2)
     line = jnp.linspace(-0.4, 1.9, 12)
     grid = jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2)
     found = jax.jit(jax.vmap(lambda y: field(0.0, y)))(grid)
     # Two constants from 32 errors of 0.003, which y/(1 + y) magnifies by up to 3 near −0.5.
     np.testing.assert_allclose(found, truth(grid), atol=0.01)
-    assert fronts.losses.shape == (1, 15) and jnp.min(fronts.losses) < 1.5 * 0.003**2
+    assert fronts.losses.shape == (2, 7)
+    assert jnp.all(jnp.min(fronts.losses, 1) < 1.5 * 0.003**2)
 
 
 def test_constants_from_a_series(x64):
@@ -113,7 +114,9 @@ def test_what_is_refused(key):
         (lambda: regularised_evolution(key, xs, xs), r"xs, targets: expected shapes"),
         (lambda: regularised_evolution(key, xs, ys, operators=("+", "^")), "operators = "),
         (lambda: regularised_evolution(key, xs, ys, levels=1), "levels = 1"),
+        (lambda: regularised_evolution(key, xs, ys, starts=0), "starts = 0"),
         (lambda: regularised_evolution(key, xs, ys, population=100), "population = 100"),
+        (lambda: discover(key, xs, xs, searches=0), "searches = 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             run()

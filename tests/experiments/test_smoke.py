@@ -15,6 +15,7 @@ SLUGS = {
     ],
     "dynamics": [
         "continuous-time-td",
+        "equation-discovery",
         "hippo-prophecy",
         "hypersolvers",
         "langevin-sqrt-d",
