@@ -20,14 +20,14 @@ the truth is P2 on a mesh twice as fine. Errors are integrals, over the domain a
    chosen out of three.
 
 **Found.** Boundary values are exact, as they must; the network on dofs misses them by up to 0.8 to
-1.0 where u varies by 1. Its error in the domain is larger by 7 to 39 % (quick, seeds 5, 6 and 7,
-medians of three networks); of single networks either may be the better one, and in H¹ they are
-about equal. Three levels have a third of one level's error at h = 1/32 after 200 updates (full,
-seed 21: 0.30 and 0.87), where one level's messages reach four cells far: neither has learned the
-operator by then, and longer training of one level and other rates for it were not tried. On the
-square the Fourier neural operator, with six times the weights, stays better by a factor of 1.8 or
-1.9, so that "within 1.5" is false; it misses u = 0 by 0.2. The paper's own problems and sizes are
-not repeated, nor P2, which the preset `paper` has.
+1.0 where u varies by 1. Its error in the domain is larger by 7 to 52 % (quick, seeds 5, 6, 7, 21
+and 22, medians of three networks); of single networks either may be the better one, and in H¹ they
+are about equal. Three levels have a third to a half of one level's error at h = 1/32 after 200
+updates (full, seeds 21 and 22: 0.30 and 0.87, 0.40 and 0.86), where one level's messages reach four
+cells far: neither has learned the operator by then, and longer training of one level and other
+rates for it were not tried. On the square the Fourier neural operator, with six times the weights,
+stays better by a factor of 1.8 to 2.1, so that "within 1.5" is false; it misses u = 0 by 0.2. The
+paper's own problems and sizes are not repeated, nor P2, which the preset `paper` has.
 """
 
 from collections.abc import Callable
