@@ -502,7 +502,7 @@ def draw_fields(space: fem.FunctionSpace, shown: dict[str, Any], kinds: dict[str
     axes[3].plot(angle, np.asarray(shown["g"])[rim][order], "k-", lw=3, alpha=0.3, label="g")
     for name, dofs in kinds.items():
         axes[3].plot(angle, np.asarray(dofs)[rim][order], "o-", ms=3, lw=1, label=name)
-    axes[3].set(xlabel="angle around the point (0.45, 0.45)", title="on the boundary")
-    axes[3].legend()
+    axes[3].set(xlabel="angle around the point (0.45, 0.45)", ylabel="u", title="on the boundary")
+    axes[3].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=8)
     figure.suptitle("One test problem: the solution, what each network adds to it, boundary values")
     return figure

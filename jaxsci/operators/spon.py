@@ -150,7 +150,7 @@ class MultigridProcessor(eqx.Module):
     - `width`: features inside. `rounds`: of messages on each level, down and up each (on the
       coarsest one way only); one number for all levels or one each.
     - `norm`: a LayerNorm after ψ. It hides the size of the data, which operators that are nearly
-      linear must keep; without it the experiment's errors are smaller by a third to a half.
+      linear must keep; without it single trainings of the experiment had 16 to 43 % less error.
 
     **Raises:** `ValueError` for spaces that are not nested, sizes that are not positive, or a wrong
     number of `rounds`.
