@@ -8,8 +8,9 @@ present alone (learned interpolation): in turbulence on 64² cells, 19.9 % longe
 before; and with weights for four steps from one call it takes 80 % of the time.
 
 **What is compared with what.** `TSM` (the past, four steps a call), `LI` (the present, one step a
-call), both with the same convolutions, training windows, batches and number of calls of the network
-in training; the same scheme with its classical weights; and what else is classical on the coarse
+call), and `LI, bundled` (the present, four steps a call), which tells what the past does from what
+the bundle does; all with the same convolutions, batches and number of calls of the network in
+training; the same scheme with its classical weights; and what else is classical on the coarse
 cells. Truth is the same equation solved on fine cells and averaged.
 
 1. *Forced Burgers' equation*, 512 cells to 32: also with upwind fluxes, and by WENO5 with the
@@ -19,21 +20,29 @@ cells. Truth is the same equation solved on fine cells and averaged.
 2. *Kolmogorov flow* (preset `full`), 128² cells to 32², ν = 5e-3: the time until the correlation of
    vorticities falls below 0.8.
 
-Equal is the number of calls of the network in training: TSM unrolls over 16 steps (four calls) and
-so makes twice as many updates as LI, which unrolls over 8, in about the same time. Each had the
-better of 8 and 16 steps and of the rates 3e-3 and 1e-2, on other data.
+Equal is the number of calls: `TSM` and `LI, bundled` unroll over 16 steps, four calls, and so make
+twice as many updates as `LI`, which unrolls over 8, in about the same time. TSM and LI each had the
+better of 8 and 16 steps and of the rates 3e-3 and 1e-2, on other data; bundled LI was not tuned.
 
-**Found.** Burgers' equation: the claim holds. With seeds 11 and 12 the median errors of three
-trainings are 0.022 and 0.020 with the past, 0.026 and 0.029 with the present alone, 0.17 and 0.19
-with upwind fluxes, 0.24 and 0.27 with the classical weights, which overshoot at every shock; and
-0.055 in both with WENO5, the classical method that a coarse grid asks for (in smaller steps). A
-step of TSM takes a third of the time of one of LI. (LI unrolled over 16 steps as well, with half of
-the updates, has 0.036 with seed 11. With twice its calls it was not tried.) Unrolled over 8 steps
-TSM lost to LI, 0.034 against 0.022 with seed 5: it was better for the first 20 frames, while most
-of its history is true, then worse. A model with a history has to be trained on histories of its
-own.
+**Found.** Burgers' equation: with a bundle the errors are smaller and a step takes a third of the
+time, but it is not the past that does it. Medians of three trainings:
 
-Kolmogorov flow (preset `full`, 32 channels and 8 trajectories, far below the paper's size) has not
+| seed | LI | LI, bundled | TSM | upwind | classical | WENO5 |
+|---|---|---|---|---|---|---|
+| 31 | 0.0233 | 0.0183 | 0.0174 | 0.176 | 0.245 | 0.044 |
+| 33 | 0.0243 | 0.0144 | 0.0190 | 0.173 | 0.254 | 0.044 |
+| 34 | 0.0298 | 0.0160 | 0.0208 | 0.178 | 0.258 | 0.053 |
+
+Against `LI` alone, the paper's baseline, the claim would hold with all five seeds that were run.
+Against the bundled one it is false with each. Nor does the past help where neither has a bundle and
+both unroll over 16 steps, 300 updates each (seed 32): 0.0256 with it, 0.0194 without. That is this
+equation, forced from outside and of one dimension, in which the present frame tells nearly all; the
+paper's turbulence may differ. The classical weights overshoot at every shock; WENO5 is the
+classical method that a coarse grid asks for, in smaller steps. Unrolled over 8 steps TSM is worse,
+0.034 (seed 5): it is better for the first 20 frames, while most of its history is true, then worse.
+A model with a history has to be trained on histories of its own.
+
+Kolmogorov flow (preset `full`, 32 channels and 4 trajectories, far below the paper's size) has not
 been measured to the end.
 """
 
@@ -41,7 +50,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -95,9 +104,9 @@ class Config(experiment.Config):
     coefficients: Annotated[int, Between(1, 1024)] = 8
     """of the history, for each component"""
     bundle: Annotated[int, Between(1, 64)] = 4
-    """steps from one call of TSM's network"""
+    """steps from one call of their network"""
     unroll: Annotated[int, Between(1, 256)] = 16
-    """steps of TSM's training windows"""
+    """steps of TSM's and bundled LI's training windows"""
     present_unroll: Annotated[int, Between(1, 256)] = 8
     """steps of LI's"""
     width: Annotated[int, Between(2, 1024)] = 32
@@ -116,11 +125,11 @@ class Config(experiment.Config):
     """whether there is Kolmogorov flow, too"""
     flow_fine: Annotated[int, Between(16, 4096)] = 128
     """cells along a side of its truth"""
-    flow_trajectories: Annotated[int, Between(1, 10000)] = 8
+    flow_trajectories: Annotated[int, Between(1, 10000)] = 4
     """to train on, and as many to forecast"""
     flow_width: Annotated[int, Between(2, 1024)] = 32
     """channels of its networks"""
-    flow_calls: Annotated[int, Between(1)] = 800
+    flow_calls: Annotated[int, Between(1)] = 400
     """of a network in training"""
     flow_trainings: Annotated[int, Between(1, 64)] = 1
     """of each network"""
@@ -255,10 +264,14 @@ def windows(task: Task, past: int, unroll: int) -> tuple[Float[Array, "n t c *gr
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (pieces, forcing))
 
 
-def make(kind: str, task: Task, config: Config, width: int, key: PRNGKeyArray) -> LearnedStencil:
+Kind = Literal["LI", "LI, bundled", "TSM"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def make(kind: Kind, task: Task, config: Config, width: int, key: PRNGKeyArray) -> LearnedStencil:
     history = HippoHistory(config.coefficients, config.past) if kind == "TSM" else None
     sizes: dict[str, Any] = {
-        "bundle": config.bundle if kind == "TSM" else 1,
+        "bundle": 1 if kind == "LI" else config.bundle,
         "stencil": task.stencil,
     }
     c_in, c_out = LearnedStencil.channels(task.solver, task.channels, history, **sizes)
@@ -270,13 +283,13 @@ def train(
     models: list[LearnedStencil],
     task: Task,
     config: Config,
+    unroll: int,
     calls: int,
     key: PRNGKeyArray,
     log: Logger,
 ) -> list[LearnedStencil]:
     """Each model with the same windows; one program serves all."""
     past = models[0].n_history
-    unroll = config.present_unroll if models[0].history is None else config.unroll
     n_calls = unroll // models[0].n_bundle
     # Recomputing costs a third of the time, and pays where the activations are large.
     recipe = unrolled(n_calls, remat=task.channels > 1, in_line=True)
@@ -377,14 +390,15 @@ def compare(
     key: PRNGKeyArray,
     log: Logger,
 ) -> Forecasts:
-    """Both learned solvers and the classical weights, and how long a learned step takes."""
+    """The learned solvers and the classical weights, and how long a learned step takes."""
     found: dict[str, list[np.ndarray]] = {}
     again: dict[str, Callable[[], Any]] = {}
-    for kind in ("LI", "TSM"):
+    for kind in KINDS:
         net_key, fit_key = jr.split(key)
         keys = jr.split(net_key, trainings)
         models = [make(kind, task, config, width, k) for k in keys]
-        models = train(models, task, config, calls, fit_key, log.scope(kind.lower()))
+        unroll = config.present_unroll if kind == "LI" else config.unroll
+        models = train(models, task, config, unroll, calls, fit_key, log.scope(kind))
         found[kind], again[kind] = forecasts(models, task, config)
     found["classical weights"] = [classical(task.solver, task, config)]
     # In turns, so that what else the machine does falls on both.
@@ -431,10 +445,11 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     found |= {"upwind": [classical(upwind, task, config)], "WENO5": [weno(task, config)]}
     truth = task.test[0][:, config.past :]
     error, until = errors(found, truth), times(found, truth, task)
-    metrics = {f"burgers-{name}-error".replace(" ", "-"): value for name, value in error.items()}
-    metrics |= {f"burgers-{name}-time".replace(" ", "-"): value for name, value in until.items()}
-    metrics["burgers-latency"] = latency
+    metrics = {f"burgers: {name}, error": value for name, value in error.items()}
+    metrics |= {f"burgers: {name}, time": value for name, value in until.items()}
+    metrics["burgers: latency"] = latency
     unlearned = min(error["upwind"], error["classical weights"])
+    present = min(error["LI"], error["LI, bundled"])
     claims = [
         Claim(
             f"Burgers: {kind} is better than upwind and classical weights",
@@ -449,8 +464,8 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
             "Burgers: the past makes it better",
             error["TSM"],
             "<=",
-            error["LI"] / 1.05,
-            f"mean relative error; target: LI's {error['LI']:.3g} / 1.05",
+            present / 1.05,
+            f"mean relative error; target: the better LI's {present:.3g} / 1.05",
         ),
         Claim(
             "Burgers: a step takes less time",
@@ -470,9 +485,10 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
         found, latency = compare(task, config, *sizes, flow_key, log.scope("flow"))
         truth = task.test[0][:, config.past :]
         until = times(found, truth, task)
-        metrics |= {f"flow-{name}-time".replace(" ", "-"): value for name, value in until.items()}
-        metrics["flow-latency"] = latency
+        metrics |= {f"flow: {name}, time": value for name, value in until.items()}
+        metrics["flow: latency"] = latency
         best = until["classical weights"]
+        present = max(until["LI"], until["LI, bundled"])
         claims += [
             Claim(
                 "flow: LI stays near the truth longer than classical weights",
@@ -492,8 +508,8 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
                 "flow: the past makes it longer",
                 until["TSM"],
                 ">=",
-                1.1 * until["LI"],
-                f"time until the correlation is below 0.8; target: 1.1 x {until['LI']:.3g}",
+                1.1 * present,
+                f"time until the correlation is below 0.8; target: 1.1 x {present:.3g}",
             ),
             Claim("flow: a step takes less time", latency, "<=", 0.8, "TSM's / LI's"),
         ]
