@@ -3,29 +3,35 @@
 Kidger, Foster, Li and Lyons, arXiv:2102.03657 and arXiv:2105.13493; Kidger, arXiv:2202.02435.
 
 **Claim.** A neural stochastic differential equation, trained against a neural controlled one that
-reads its paths, learns the law of a series from samples alone.
+reads its paths, learns the law of a series from samples alone. So does a latent SDE, by the
+evidence lower bound.
 
 **What is compared with what.** Paths of dy = (a t − θ y) dt + s dW, y(0) ~ N(½, ¼), seen at equal
 times, and drawn anew for every update. Its moments are known, so that generated paths are held to
 the exact mean and standard deviation at every time, and by a kernel two-sample test (MMD² of whole
 paths, Gaussian kernel, permutations) to fresh paths. Three stages of the same trainings: at the
 start, the last weights, and the average of the weights over the training's later part. Medians
-over trainings from different weights, where there are several.
+over trainings from different weights, where there are several. `full` has a latent SDE, too, of two
+latent components, with perceptrons of the same width (Li et al., arXiv:2001.01328).
 
 The recipe: Stratonovich equations by the reversible Heun method, random initial values, LipSwish,
 weights of the discriminator clipped to ±1/n, no momentum, and a discriminator whose learning rate
 is larger. The papers take Adadelta; RMSprop with a bias correction is taken here.
 
-**Found** (`full`, seed 11, one training of 5000 updates). MMD² falls from 1.1 to 0.0044, and the
-mean is right to 0.07 standard deviations at every time; that of the last weights to 0.13. What does
-not hold is what is asked for in the end: the standard deviation is up to 35 % too large, and a test
-with 256 paths tells them from true ones (p = 0.02). In `quick` (seeds 5, 8 and 60731, 1000 updates)
-MMD² falls to between 0.006 and 0.025, and the errors are 0.2 and 24 to 72 %: too short for the
-moments, so that only the nearness is claimed there. Few settings were tried before, with one seed
-each: rates in a ratio of 5 did not settle, 20 does; twice the generator's rate left the deviation
-90 % off. `paper` has not been run.
+**Found** (`full`, seeds 11 and 12, one training of 5000 updates each). MMD² falls from about 1 to
+0.0044 and 0.0091, and the mean is right to 0.07 and 0.03 standard deviations at every time; that of
+the last weights to 0.13 and 0.34. The standard deviation is up to 35 % too large with seed 11 and
+15 % off with seed 12, on either side of the 20 % asked for, and a test with 256 paths tells them
+from true ones with both (p = 0.02 and 0.002). The latent SDE (seed 12) comes nearly as far in 1500
+updates: MMD² 0.016, the mean to 0.06, but its deviation is a quarter too small, as bounds from one
+path with a simple posterior like to make it. In `quick` (seeds 5, 8 and 60731, 1000
+updates) MMD² falls to between 0.006 and 0.025, and the errors are 0.2 and 24 to 72 %: too short for
+the moments, so that only the nearness is claimed there. Few settings were tried before, with one
+seed each: rates in a ratio of 5 did not settle, 20 does; twice the generator's rate left the
+deviation 90 % off; the latent SDE's rate is the better of 1e-2 and 3e-2. `paper` has not been run.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -41,7 +47,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from matplotlib.figure import Figure
 
 from jaxsci import experiment
-from jaxsci.dynamics import SDEGAN, CDEField, NeuralCDE, NeuralSDE, lipswish
+from jaxsci.dynamics import (
+    SDEGAN,
+    BackwardGRU,
+    CDEField,
+    LatentSDE,
+    NeuralCDE,
+    NeuralSDE,
+    lipswish,
+)
 from jaxsci.experiment import Above, Between, Claim, Logger, Result
 from jaxsci.train import TrainState, train
 
@@ -64,18 +78,27 @@ class Config(experiment.Config):
     """times at which a path is seen; as many steps of the solvers"""
     test: Annotated[int, Between(8)] = 256
     """paths of each kind in the test"""
+    latent_updates: Annotated[int, Between(0)] = 0
+    """updates of the latent SDE; 0 leaves it out"""
+    latent_rate: Annotated[float, Above(0)] = 3e-2
+    """its learning rate at the start"""
+    observation: Annotated[float, Above(0)] = 0.1
+    """standard deviation of the noise of observations that it assumes, and adds to its paths"""
 
 
 PRESETS = {
-    "smoke": Config(updates=2, batch=4, width=4, points=4, test=16),
+    "smoke": Config(updates=2, batch=4, width=4, points=4, test=16, latent_updates=2),
     "quick": Config(),
-    "full": Config(updates=5000),
-    "paper": Config(members=8, updates=50_000, batch=1024, points=65, test=1024),
+    "full": Config(updates=5000, latent_updates=1500),
+    "paper": Config(
+        members=8, updates=50_000, batch=1024, points=65, test=1024, latent_updates=20_000
+    ),
 }
 SPAN = 4.0
 REVERSION, TREND, NOISE = 0.7, 0.4, 0.5
 START_MEAN, START_STD = 0.5, 0.5
 HIDDEN, CHANCE = 8, 4
+LATENT, CONTEXT = 2, 16
 
 
 def moments(ts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -198,6 +221,91 @@ def learn(config: Config, ts: np.ndarray, key: PRNGKeyArray, log: Logger) -> tup
     return {name: stage.generator for name, stage in stages.items()}, static.generator
 
 
+class LatentField(eqx.Module):
+    """A perceptron of (t, z) and, for a posterior, the context, of the length of z."""
+
+    mlp: eqx.nn.MLP
+
+    def __init__(self, given: int, width: int, key: PRNGKeyArray, last: Any = lambda x: x):
+        self.mlp = eqx.nn.MLP(
+            1 + LATENT + given, LATENT, width, 1, jax.nn.silu, final_activation=last, key=key
+        )
+
+    def __call__(self, t: Any, z: Float[Array, " latent"], *context: Array) -> Array:
+        return self.mlp(jnp.concatenate([jnp.asarray(t, z.dtype)[None] / SPAN, z, *context]))
+
+
+class LatentEncoder(eqx.Module):
+    """The law of z(0), and what is to come as a context at each observation."""
+
+    gru: BackwardGRU
+    head: eqx.nn.Linear
+
+    def __call__(self, ts: Array, xs: Array) -> tuple[Array, Array, Array]:
+        read = self.gru(ts, xs)
+        mean, log_std = jnp.split(self.head(read[0]), 2)
+        return mean, log_std, read
+
+
+def latent_sde(config: Config, key: PRNGKeyArray) -> LatentSDE:
+    """A latent SDE before training, with perceptrons of the same width as the generator's."""
+    keys = jr.split(key, 6)
+    steps = config.points - 1
+    encoder = LatentEncoder(
+        BackwardGRU(1, CONTEXT, key=keys[3]), eqx.nn.Linear(CONTEXT, 2 * LATENT, key=keys[4])
+    )
+    return LatentSDE(
+        field=LatentField(0, config.width, keys[0]),
+        posterior=LatentField(CONTEXT, config.width, keys[1]),
+        diffusion=LatentField(0, config.width, keys[2], jax.nn.softplus),
+        encoder=encoder,
+        decoder=eqx.nn.Linear(LATENT, 1, key=keys[5]),
+        dt0=SPAN / steps,
+        obs_std=config.observation,
+        adjoint=dfx.DirectAdjoint(),
+        max_steps=steps + 1,
+    )
+
+
+def learn_latent(config: Config, ts: np.ndarray, key: PRNGKeyArray, log: Logger) -> tuple[Any, Any]:
+    """The weights before and after training, members first, and what else they are made of."""
+    model_key, run_key = jr.split(key)
+    models = [latent_sde(config, k) for k in jr.split(model_key, config.members)]
+    static = eqx.filter(models[0], eqx.is_inexact_array, inverse=True)
+    members = [eqx.filter(each, eqx.is_inexact_array) for each in models]
+    weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(10.0),
+        optax.adam(optax.cosine_decay_schedule(config.latent_rate, config.latent_updates)),
+    )
+
+    def update(weights: Any, state: Any, key: PRNGKeyArray) -> tuple[Any, Any, Array]:
+        data_key, noise_key = jr.split(key)
+        seen = paths(data_key, config.batch, ts)
+
+        def loss(weights: Any) -> Float[Array, ""]:
+            model = eqx.combine(weights, static)
+            keys = jr.split(noise_key, config.batch)
+            bounds = jax.vmap(lambda y, k: model.elbo(jnp.asarray(ts), y, key=k))(seen, keys)
+            return -jnp.mean(bounds)
+
+        value, gradient = jax.value_and_grad(loss)(weights)
+        updates, state = optimizer.update(gradient, state, weights)
+        return optax.apply_updates(weights, updates), state, value
+
+    def step(state: TrainState, _: Any) -> tuple[TrainState, dict[str, Array]]:
+        keys = jr.split(jr.fold_in(state.key, state.step), config.members)
+        weights, opt_state, values = jax.vmap(update)(state.model, state.opt_state, keys)
+        after = TrainState(weights, opt_state, state.step + 1, state.key, None, None)
+        return after, {"loss": jnp.mean(values)}
+
+    start = TrainState(
+        weights, jax.vmap(optimizer.init)(weights), jnp.zeros((), int), run_key, None, None
+    )
+    after = train(step, start, None, steps=config.latent_updates, log=log).state.model
+    return {"latent SDE, start": weights, "latent SDE": after}, static
+
+
 def two_sample_test(
     x: Float[Array, "n k"], y: Float[Array, "n k"], key: PRNGKeyArray, permutations: int = 500
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -220,32 +328,33 @@ def two_sample_test(
 
 
 def judge(
-    config: Config, ts: np.ndarray, stages: dict[str, Any], static: Any, key: PRNGKeyArray
+    config: Config, ts: np.ndarray, stages: dict[str, tuple[Any, Any]], key: PRNGKeyArray
 ) -> dict[str, Any]:
-    """By stage: errors of moments, MMD² and p of every member, and the first one's paths."""
+    """By stage: errors of moments, MMD² and p of every member, and the first one's paths.
+
+    A stage is a function (weights, key) ↦ path, and weights, members first.
+    """
     mean, std = moments(ts)
     sample_key, true_key, test_key, other_key = jr.split(key, 4)
     true = paths(true_key, config.test, ts)[..., 0] / std
 
-    @jax.jit
-    @jax.vmap
-    def measure(weights: Any) -> dict[str, Array]:
-        model = eqx.combine(weights, static)
+    @functools.partial(jax.jit, static_argnums=0)
+    def measure(sample: Any, weights: Any) -> dict[str, Array]:
+        def one(weights: Any) -> dict[str, Array]:
+            keys = jr.split(sample_key, 8 * config.test)
+            ys = jax.vmap(lambda k: sample(weights, k))(keys)
+            mmd2, p = two_sample_test(ys[: config.test] / std, true, test_key)
+            return {
+                "mean": jnp.max(jnp.abs(jnp.mean(ys, 0) - mean) / std),
+                "deviation": jnp.max(jnp.abs(jnp.std(ys, 0) / std - 1)),
+                "mmd2": mmd2,
+                "p": p,
+                "paths": ys[: config.test],
+            }
 
-        def many(key: PRNGKeyArray, n: int) -> Float[Array, "n points"]:
-            return jax.vmap(lambda k: model.sample(k, jnp.asarray(ts)))(jr.split(key, n))[..., 0]
+        return jax.vmap(one)(weights)
 
-        ys = many(sample_key, 8 * config.test)
-        mmd2, p = two_sample_test(ys[: config.test] / std, true, test_key)
-        return {
-            "mean": jnp.max(jnp.abs(jnp.mean(ys, 0) - mean) / std),
-            "deviation": jnp.max(jnp.abs(jnp.std(ys, 0) / std - 1)),
-            "mmd2": mmd2,
-            "p": p,
-            "paths": ys[: config.test],
-        }
-
-    found = {name: jax.tree.map(np.asarray, measure(stage)) for name, stage in stages.items()}
+    found = {name: jax.tree.map(np.asarray, measure(*stage)) for name, stage in stages.items()}
     fresh = paths(other_key, config.test, ts)[..., 0] / std
     mmd2, p = jax.jit(two_sample_test)(fresh, true, test_key)
     found["truth"] = {"mmd2": np.asarray(mmd2), "p": np.asarray(p)}
@@ -254,9 +363,23 @@ def judge(
 
 def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     ts = np.linspace(0, SPAN, config.points)
-    learn_key, judge_key = jr.split(jr.key(jr.bits(key), impl="rbg"))
-    stages, static = learn(config, ts, learn_key, log)
-    found = judge(config, ts, stages, static, judge_key)
+    learn_key, judge_key, latent_key = jr.split(jr.key(jr.bits(key), impl="rbg"), 3)
+    gan, gan_static = learn(config, ts, learn_key, log)
+
+    def generated(weights: Any, key: PRNGKeyArray) -> Float[Array, " points"]:
+        return eqx.combine(weights, gan_static).sample(key, jnp.asarray(ts))[:, 0]
+
+    stages = {name: (generated, weights) for name, weights in gan.items()}
+    if config.latent_updates:
+        latent, latent_static = learn_latent(config, ts, latent_key, log.scope("latent"))
+
+        def decoded(weights: Any, key: PRNGKeyArray) -> Float[Array, " points"]:
+            path_key, noise_key = jr.split(key)
+            means = eqx.combine(weights, latent_static).sample(path_key, LATENT, jnp.asarray(ts))
+            return means[:, 0] + config.observation * jr.normal(noise_key, ts.shape)
+
+        stages |= {name: (decoded, weights) for name, weights in latent.items()}
+    found = judge(config, ts, stages, judge_key)
     metrics = {
         f"{name}, {what}": float(np.median(value))
         for name, row in found.items()
@@ -267,6 +390,11 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
         Claim("training brings the law nearer", metrics["average, mmd2"], "<",
               0.1 * metrics["start, mmd2"], "MMD² of paths; target: a tenth of that at the start"),
     ]  # fmt: skip
+    if config.latent_updates:
+        claims.append(
+            Claim("so does a latent SDE", metrics["latent SDE, mmd2"], "<",
+                  0.1 * metrics["latent SDE, start, mmd2"], "by its own start")
+        )  # fmt: skip
     if config.updates >= 5000:
         claims += [
             Claim("the mean, at every time", metrics["average, mean"], "<=", 0.2,
@@ -282,25 +410,27 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
 def draw(ts: np.ndarray, found: dict[str, Any]) -> Figure:
     """Paths at the start and at the end, and the two moments over time."""
     mean, std = moments(ts)
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
-    for axis, name in zip(axes[:2], ("start", "average"), strict=True):
+    shown = {"start": "before training", "average": "SDE-GAN, average", "latent SDE": "latent SDE"}
+    shown = {name: title for name, title in shown.items() if name in found}
+    n = len(shown)
+    figure, axes = plt.subplots(1, n + 2, figsize=(3.3 * (n + 2), 3.4), layout="constrained")
+    for axis, (name, title) in zip(axes, shown.items(), strict=False):
         axis.fill_between(ts, mean - 2 * std, mean + 2 * std, color="0.85", label="truth, 95 %")
         lines = axis.plot(ts, found[name]["paths"][0, :20].T, lw=0.7, color="C0")
         lines[0].set_label("generated")
-        axis.set(title="before training" if name == "start" else "average of the weights")
-        axis.set(xlabel="t", ylabel="y")
+        axis.set(title=title, xlabel="t", ylabel="y")
+        axis.sharey(axes[0])
     axes[0].legend()
-    axes[0].sharey(axes[1])
     for axis, moment, true in (
-        (axes[2], lambda y: y.mean(1), mean),
-        (axes[3], lambda y: y.std(1), std),
+        (axes[n], lambda y: y.mean(1), mean),
+        (axes[n + 1], lambda y: y.std(1), std),
     ):
         axis.plot(ts, true, "k--", label="exact")
-        for i, name in enumerate(("start", "last weights", "average")):
-            for j, line in enumerate(moment(found[name]["paths"])):
+        for i, name in enumerate(("start", "last weights", "average", "latent SDE")):
+            for j, line in enumerate(moment(found[name]["paths"]) if name in found else ()):
                 axis.plot(ts, line, color=f"C{i}", lw=1, label=name if j == 0 else None)
         axis.set_xlabel("t")
-    axes[2].set_title("mean")
-    axes[3].set_title("standard deviation")
-    axes[3].legend(fontsize=8)
+    axes[n].set_title("mean")
+    axes[n + 1].set_title("standard deviation")
+    axes[n + 1].legend(fontsize=8)
     return figure
