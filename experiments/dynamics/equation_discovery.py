@@ -13,15 +13,16 @@ given difference quotients of the series at the same points. Formulas count as f
 exactly the system's when their constants are rounded to integers. Then both the formulas and the
 neural ODE are solved from starts outside the data.
 
-**Found.** All claims hold: `quick` (noise 0.02; seeds 5, 6, 60731) has both formulas, their
-constants right to 0.25 to 0.5 %, and solutions outside the data 170 to 700 times nearer than the
-network's; so does `full` (noise 0.05; seed 11), to 0.4 %. But the network in between is not what
-makes it so here. Difference quotients, whose errors are four to fourteen times as large, lead the
-search to the same formulas, with constants three times less exact (6 against 2 % in `full`) until
-they are fitted to the series, which makes that equal. What decides is the search: with constants
-fitted from one start only, eight of eight searches for −x/(1 + x) ended elsewhere; from three, one
-in four or fewer. The network is fitted in 20 updates of Levenberg-Marquardt's method; by Adam, 2000
-updates left four times the error of its slopes.
+**Found.** All claims hold: `quick` (noise 0.02; seeds 5, 6, 60731, 90210, 7733) has both formulas,
+their constants right to 0.25 to 0.6 %, and solutions outside the data 80 to 700 times nearer than
+the network's; so does `full` (noise 0.05; seed 11), to 0.4 %. With seed 90210 one formula has a
+constant more, 0.001 in place of 0; a first measure, relative to the nearest integer but 0, called
+that an error of 100 %. But the network in between is not what makes it so here. Difference
+quotients, whose errors are four to fourteen times as large, lead the search to the same formulas,
+with constants three times less exact (6 against 2 % in `full`) before a fit to the series. What
+decides is the search: with constants fitted from one start only, eight of eight searches for −x/(1
++ x) ended elsewhere; from three, one in four or fewer. The network is fitted in 20 updates of
+Levenberg-Marquardt's method; by Adam, 2000 updates left four times the error of its slopes.
 """
 
 from dataclasses import dataclass
@@ -147,11 +148,13 @@ def fit_network(config: Config, ts: np.ndarray, zs: np.ndarray, key: PRNGKeyArra
 
 
 def error_of_constants(field: SymbolicField) -> float:
-    """Largest relative difference of a constant in the formulas to the nearest integer but 0."""
+    """Largest difference of a constant in the formulas to the nearest integer, by that or by 1."""
     used = jax.jit(jax.vmap(lambda e: e.used() & (e.codes == 0)))(field.expressions)
     values = np.asarray(field.expressions.constants)[np.asarray(used)]
-    nearest = np.where(values < 0, -1, 1) * np.maximum(np.abs(np.round(values)), 1.0)
-    return float(np.max(np.abs(values / nearest - 1), initial=0.0))
+    # A formula may have one more constant, of which 0 is the right value.
+    nearest = np.round(values)
+    differences = np.abs(values - nearest) / np.maximum(np.abs(nearest), 1)
+    return float(np.max(differences, initial=0.0))
 
 
 def is_the_system(field: SymbolicField) -> bool:
@@ -236,7 +239,7 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
         Claim("the formulas are found", metrics["neural ODE: formulas found"], "==", 1,
               "exactly the system's when constants are rounded"),
         Claim("their constants are right", metrics["fitted to series: error of constants"],
-              "<=", 0.02, "largest relative error, after their fit to the series"),
+              "<=", 0.02, "largest error, after their fit to the series"),
         Claim("formulas hold where there were no data", errors["formulas"], "<=",
               0.1 * errors["neural ODE"], "error of solutions; target: a tenth of the network's"),
     ]  # fmt: skip
