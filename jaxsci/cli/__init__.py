@@ -9,4 +9,11 @@ the job is gone, 130 after Ctrl-C, 143 after SIGTERM.
 From Python, `main(["run", "neural-operator"])` does the same and returns the status.
 """
 
+import os
+
+# XLA calls OpenBLAS from several threads at once for batched factorisations. With threads of its
+# own OpenBLAS makes them wait for each other: on two cores the experiment `aas` then takes over
+# twice as long. It reads the variable when NumPy is loaded, so this stands before the imports.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from jaxsci.cli.main import main as main

@@ -1,5 +1,9 @@
 """Platforms, host devices and the cache of compiled programs."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -48,6 +52,27 @@ def test_a_folder_that_cannot_be_written_is_no_error(no_cache_yet, tmp_path, mon
     monkeypatch.setenv("JAXSCI_CACHE_DIR", str(tmp_path / "file"))
     assert keep_compiled_programs() is None
     assert jax.config.values["jax_compilation_cache_dir"] is None
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "1"), ("7", "7")])
+def test_threads_of_openblas_are_set_before_numpy_is_loaded(own, expected):
+    """OpenBLAS reads the variable only once, when NumPy is loaded."""
+    program = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            sys.exit(os.environ.get("OPENBLAS_NUM_THREADS", "unset"))
+sys.meta_path.insert(0, Watch())
+import jaxsci.cli
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    if own is not None:
+        environment["OPENBLAS_NUM_THREADS"] = own
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.stderr.strip() == expected
 
 
 def test_backend_that_runs_already_will_do():
