@@ -65,6 +65,7 @@ class Watch:
             sys.exit(os.environ.get("OPENBLAS_NUM_THREADS", "unset"))
 sys.meta_path.insert(0, Watch())
 import jaxsci.cli
+import numpy
 """
     environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
     if own is not None:
