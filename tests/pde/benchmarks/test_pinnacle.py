@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
 import scipy.integrate
 import scipy.interpolate
 import scipy.sparse as sp
@@ -15,9 +16,12 @@ import scipy.sparse.linalg as spl
 
 from jaxsci.pde.benchmarks import pinnacle
 from jaxsci.pde.benchmarks.pinnacle.evolution import burgers_2d_coefficients, heat_coefficient
+from jaxsci.pde.benchmarks.pinnacle.heterogeneous import squares
 from jaxsci.pde.benchmarks.pinnacle.references import (
     cole_hopf,
+    driven_waves,
     kuramoto_sivashinsky_spectral,
+    recorded_array,
 )
 
 PUBLISHED = np.load(Path(__file__).parents[2] / "oracles/data/pinnacle.npz")
@@ -64,8 +68,11 @@ def test_exact_solutions_satisfy_everything(name, key, x64):
         "heat_nd",
         "ks",
         "ns_2d_c",
+        "ns_2d_lt",
         "poisson_2d_cg",
         "wave_1d_c",
+        "wave_2d_cg",
+        "wave_2d_ms",
     ],
 )
 def test_an_ansatz_meets_its_conditions_for_any_network(name, key, x64):
@@ -78,13 +85,15 @@ def test_an_ansatz_meets_its_conditions_for_any_network(name, key, x64):
     for condition in problem.conditions:
         x = condition.draw(key, 10)
         assert bool(jnp.all(problem.domain.contains(x)))
-        r = jax.vmap(lambda x, c=condition: c.residual(field, x))(x)
+        r = jax.jit(jax.vmap(lambda x, c=condition: c.residual(field, x)))(x)
         if condition.name in problem.ansatz.meets:
-            assert jnp.max(jnp.abs(r)) < 1e-10, condition.name
+            # Of values up to 6000 in wave_2d_ms.
+            assert jnp.max(jnp.abs(r)) < 1e-10 * (1 + 1e3 * (name == "wave_2d_ms")), condition.name
         else:
             soft.append(condition.name)
     exchange = ["large circles", "small circles", "rectangle"]
-    assert soft == {"heat_nd": ["flux"], "heat_2d_cg": exchange}.get(name, [])
+    left = {"heat_nd": ["flux"], "heat_2d_cg": exchange, "wave_2d_cg": ["walls"]}
+    assert soft == left.get(name, [])
 
 
 @pytest.mark.parametrize(
@@ -233,6 +242,24 @@ def gray_scott(s, c, k):
     ]
 
 
+def driven(x, s, c, k):
+    """Navier-Stokes with time, and a force in the second direction."""
+    first, second, third = flow(s, c, k[:, :2], 0.01)
+    return [first + k[0, 2] * c[0], second + k[1, 2] * c[1] + sines(1, 1, 1)(x), third]
+
+
+def poisson_in_squares(x, curvature):
+    """A Δu + f for Δu = −curvature, from PINNacle's table, square by square."""
+    i, j = (int(v // 4) for v in x + 10)
+    a, constant, wave = recorded_array("poisson_2d_ms_coefficients")[:, i, j]
+    return constant + wave * sines(1 / 4, 1 / 4)(x + 10 - [4 * i, 4 * j]) - a * curvature
+
+
+def medium(x):
+    table, side = recorded_array("wave_2d_cg_coefficient"), np.linspace(-1, 1, 256)
+    return scipy.interpolate.RegularGridInterpolator((side, side), table)(x[:2])[0]
+
+
 # The equations as stated, for components sin(k·x + φ): x, sines, cosines, wave vectors.
 STATED = {
     "burgers_1d": lambda x, s, c, k: [
@@ -257,10 +284,16 @@ STATED = {
     ],
     "ns_2d_c": lambda x, s, c, k: flow(s, c, k, 0.01),
     "ns_2d_cg": lambda x, s, c, k: flow(s, c, k, 0.01),
+    "ns_2d_lt": lambda x, s, c, k: driven(x, s, c, k),
     "poisson_2d_c": lambda x, s, c, k: [-(k[0] @ k[0]) * s[0]],
     "poisson_2d_cg": lambda x, s, c, k: [
         (k[0] @ k[0] + 64) * s[0] - 10 * (17 + x @ x) * sines(1, 4)(x)
     ],
+    "poisson_2d_ms": lambda x, s, c, k: [poisson_in_squares(x, (k[0] @ k[0]) * s[0])],
+    "wave_2d_cg": lambda x, s, c, k: [
+        (k[0, 2] ** 2 / medium(x) - k[0, :2] @ k[0, :2]) * s[0]
+    ],
+    "wave_2d_ms": lambda x, s, c, k: [(k[0] ** 2 @ [1, 2, -1]) * s[0]],
     "poisson_3d_cg": lambda x, s, c, k: [
         (k[0] @ k[0] + (64 if x[2] < 0.5 else 100)) * s[0] - poisson_source_3d(x)
     ],
@@ -374,17 +407,175 @@ def test_a_reaction_with_sharp_fronts_against_finite_differences():
 
 
 def test_what_pinnacle_calls_the_solution_of_wave_2d_ms_is_none(key, x64):
-    """Why that problem is not here: u_tt − u_xx − 2 u_yy = −2π² of each part, not 0."""
+    """u_tt − u_xx − 2u_yy = −2π² of each part, not 0; the solution is 12 % away."""
 
     def theirs(x):
         first = jnp.sin(jnp.pi * x[0]) * jnp.sinh(jnp.pi * x[1])
         second = jnp.sinh(3 * jnp.pi * x[0]) * jnp.sin(2 * jnp.pi * x[1])
         return (first + second) * jnp.cos(jnp.pi * x[2])
 
+    problem = pinnacle.wave_2d_ms()
     x = jnp.array([0.3, 0.6, 0.2])
-    hessian = jax.hessian(theirs)(x)
-    residual = hessian[2, 2] - hessian[0, 0] - 2 * hessian[1, 1]
+    residual = jax.jit(lambda x: problem.equation(theirs, x))(x)
     np.testing.assert_allclose(residual, -2 * jnp.pi**2 * theirs(x), rtol=1e-10)
+    assert 0.1 < jax.jit(lambda: problem.relative_error(theirs))() < 0.14
+
+
+def test_waves_in_a_driven_square_against_finite_differences():
+    """Central differences: second order, and none of the series."""
+
+    def error(n, steps):
+        side = np.arange(n + 1) / n
+        x, y = np.meshgrid(np.pi * side, np.pi * side, indexing="ij")
+        w = np.sin(x) * np.sinh(y) + np.sinh(3 * x) * np.sin(2 * y)
+        h = 1 / steps
+        inner = np.s_[1:-1, 1:-1]
+
+        def force(u):
+            xx = u[2:, 1:-1] - 2 * u[inner] + u[:-2, 1:-1]
+            yy = u[1:-1, 2:] - 2 * u[inner] + u[1:-1, :-2]
+            return h**2 * n**2 * (xx + 2 * yy)
+
+        before, now = w, w * np.cos(np.pi * h)
+        now[inner] = w[inner] + force(w) / 2
+        for i in range(2, steps + 1):
+            new = w * np.cos(np.pi * i * h)
+            new[inner] = 2 * now[inner] - before[inner] + force(now)
+            before, now = now, new
+        found = now[:: n // 8, :: n // 8]
+        places = np.stack(np.meshgrid(*[np.arange(9) / 8] * 2, indexing="ij"), -1).reshape(-1, 2)
+        points = np.concatenate([places, np.ones((81, 1))], 1)
+        exact = driven_waves(points).reshape(9, 9)
+        return np.linalg.norm(found - exact) / np.linalg.norm(exact)
+
+    coarse, fine = error(64, 128), error(128, 256)
+    assert fine < 2e-3 and fine < 0.4 * coarse
+
+
+def test_poisson_in_squares_against_finite_volumes_and_pinnacle_s_data():
+    """Fluxes between cells by harmonic means, on two grids. PINNacle's data have the fluxes of
+    −∇·(a ∇u) = f, and are 140 % away from −Δu = f/a, what its residual tends to."""
+    x, values = pinnacle.poisson_2d_ms().reference()
+
+    def error(n):
+        """With n cells on the side of each square."""
+        m, h = 5 * n, 4 / n
+        centres = -10 + h * (np.arange(m) + 0.5)
+        places = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
+        a, f = (np.asarray(v) for v in jax.vmap(squares)(jnp.asarray(places)))
+        index = np.arange(m * m).reshape(m, m)
+        matrix = sp.csr_matrix((m * m, m * m))
+        for left, right in ((index[:-1], index[1:]), (index[:, :-1], index[:, 1:])):
+            i, j = left.ravel(), right.ravel()
+            link = 2 * a[i] * a[j] / (a[i] + a[j])
+            matrix += sp.csr_matrix((-np.r_[link, link], (np.r_[i, j], np.r_[j, i])), matrix.shape)
+            matrix += sp.csr_matrix((np.r_[link, link], (np.r_[i, j], np.r_[i, j])), matrix.shape)
+        for side in (index[0], index[-1], index[:, 0], index[:, -1]):
+            # a (u − u_s)/(h/2) = a u_s: what leaves is a u/(1 + h/2).
+            leaves = a[side] * h / (1 + h / 2)
+            matrix += sp.csr_matrix((leaves, (side, side)), matrix.shape)
+        u = spl.spsolve(matrix.tocsc(), h**2 * f).reshape(m, m)
+        # Linear between centres, and so not across sides of squares, where u has kinks.
+        inside = np.all(np.abs((x + 8) % 4 - 2) > 0.3, 1) & np.all(np.abs(x) < 9.7, 1)
+        probe = scipy.interpolate.RegularGridInterpolator((centres, centres), u)
+        found, wanted = probe(x[inside]), values[inside, 0]
+        return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+    coarse, fine = error(8), error(24)
+    # u is not smooth at the corners of the squares: less than second order.
+    assert fine < 0.02 and fine < 0.5 * coarse
+    _, theirs, ours, smooth = np.split(PUBLISHED["poisson_2d_ms"], [2, 3, 4], axis=1)
+    assert np.linalg.norm(theirs - ours) < 0.01 * np.linalg.norm(ours)
+    assert np.linalg.norm(smooth - ours) > 1.3 * np.linalg.norm(ours)
+
+
+def test_sides_of_squares_and_walls_as_stated(x64):
+    """The flux's jump of a field with kinks, from both slopes and the table."""
+    problem = pinnacle.poisson_2d_ms()
+    (interfaces,) = (c for c in problem.conditions if c.name == "interfaces")
+    (boundary,) = (c for c in problem.conditions if c.name == "boundary")
+    a = recorded_array("poisson_2d_ms_coefficients")[0]
+
+    def field(x):
+        return 3 * x[0] + 2 * jnp.abs(x[0] - 2) + x[1]
+
+    # Beside x = 2 at y = 7, squares (2, 4) and (3, 4); beside y = −6 at x = 0, (2, 0) and (2, 1).
+    places = jnp.array([[2.0, 7.0], [0.0, -6.0]])
+    jumps = jax.jit(jax.vmap(lambda x: interfaces.residual(field, x)))(places)
+    np.testing.assert_allclose(jumps, [5 * a[3, 4] - a[2, 4], a[2, 1] - a[2, 0]], rtol=1e-9)
+    side = jax.jit(lambda x: boundary.residual(field, x))(jnp.array([-10.0, 1.0]))
+    np.testing.assert_allclose(side, -1 - 30 + 24 + 1)
+    (walls,) = (c for c in pinnacle.wave_2d_cg().conditions if c.name == "walls")
+    plane = jnp.array([3.0, 5.0, 1.0])
+    slope = jax.jit(lambda x: walls.residual(lambda x: plane @ x, x))(jnp.array([0.1, -1.0, 2.0]))
+    np.testing.assert_allclose(slope, -5.0)
+
+
+def test_waves_in_two_media_against_cosines():
+    """The recorded values at t = 0.2 in cosine series, c at the pattern's own places: no
+    differences in place. The slope of the start on the wall is none of cosines'."""
+    x, values = pinnacle.wave_2d_cg().reference()
+    table, n = recorded_array("wave_2d_cg_coefficient"), 255
+    k = np.pi / 2 * np.arange(n + 1)
+    symbol = -(k[:, None] ** 2 + k**2)
+
+    def force(u):
+        return table * scipy.fft.idctn(symbol * scipy.fft.dctn(u, type=1), type=1)
+
+    side = np.linspace(-1, 1, n + 1)
+    now = np.exp(-((side[:, None] + 0.5) ** 2 + side**2) / 0.18)
+    steps = 200
+    before, now = now, now + (0.2 / steps) ** 2 / 2 * force(now)
+    for _ in range(steps - 1):
+        before, now = now, 2 * now - before + (0.2 / steps) ** 2 * force(now)
+    chosen = np.isclose(x[:, 2], 0.2)
+    i, j = np.rint((x[chosen, :2] + 1) / 2 * n).astype(int).T
+    wanted = values[chosen, 0]
+    assert np.linalg.norm(now[i, j] - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+def test_waves_of_pinnacle_s_data_are_those_of_another_equation():
+    """Its COMSOL values have u_tt = ∇·(c ∇u), up to their grid; its code's u_tt = c Δu is 90 %
+    away."""
+    theirs, stated, conservative = PUBLISHED["wave_2d_cg"]
+    assert np.linalg.norm(theirs - conservative) < 0.2 * np.linalg.norm(theirs)
+    assert np.linalg.norm(theirs - stated) > 0.8 * np.linalg.norm(theirs)
+
+
+def test_a_driven_flow_against_pinnacle_s_data():
+    """COMSOL's velocities, with a free v at the outlet; closely at first, before that matters. The
+    pressure agrees but at ten of fifty times, when the inlet draws: it is off by 40 to 110 then."""
+    theirs, ours = PUBLISHED["ns_2d_lt"]
+    first, along = np.s_[:1, :, :2], np.s_[:, :, 0]
+    assert np.linalg.norm((theirs - ours)[first]) < 0.02 * np.linalg.norm(ours[first])
+    assert np.linalg.norm((theirs - ours)[along]) < 0.09 * np.linalg.norm(ours[along])
+    apart = np.abs(theirs - ours)[..., 2].mean(1)
+    drawing = ours[..., 0].mean(1) < -0.4
+    assert np.sum(drawing) == 10
+    assert np.all(apart[drawing] > 35) and np.all(apart[~drawing] < 6)
+    assert np.median(apart) < 0.05 * np.mean(np.abs(ours[..., 2]))
+    # Nor is the pressure 0 at the start, as its code wants: the inlet drives it up at once.
+    assert np.mean(ours[0, :, 2]) > 5
+
+
+def test_bodies_of_pinnacle_s_data():
+    """Heat in a plate is ours to a thousandth. Its cube lacks the two small holes, for it has
+    nodes in them; away from these the solutions agree, and beside them they do not."""
+    index, theirs = PUBLISHED["heat_2d_cg"].T
+    _, values = pinnacle.heat_2d_cg().reference()
+    wanted = values[index.astype(int), 0]
+    assert np.linalg.norm(theirs - wanted) < 2e-3 * np.linalg.norm(wanted)
+    index, theirs = PUBLISHED["poisson_3d_cg"].T
+    x, values = pinnacle.poisson_3d_cg().reference()
+    x, wanted = x[index.astype(int)], values[index.astype(int), 0]
+    small = np.array([[0.2, 0.8, 0.7], [0.6, 0.2, 0.3]])
+    far = np.linalg.norm(x[:, None] - small, axis=2).min(1) > 0.3
+    assert np.linalg.norm((theirs - wanted)[far]) < 6e-3 * np.linalg.norm(wanted[far])
+    beside = np.linalg.norm(x[:, None] - small, axis=2).min(1) < 0.12
+    assert np.linalg.norm((theirs - wanted)[beside]) > 0.2 * np.linalg.norm(wanted[beside])
+    nodes = PUBLISHED["poisson_3d_cg_nodes_in_small_balls"]
+    assert len(nodes) > 300
+    assert not np.any(pinnacle.poisson_3d_cg().domain.contains(jnp.asarray(nodes)))
 
 
 def test_bad_input():

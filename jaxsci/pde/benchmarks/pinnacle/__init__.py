@@ -1,4 +1,4 @@
-"""Problems of the PINNacle benchmark (arXiv:2306.08827) for physics-informed networks, as data.
+"""The twenty problems of the PINNacle benchmark (arXiv:2306.08827) for physics-informed networks.
 
 ```python
 from jaxsci.pde.benchmarks import pinnacle
@@ -24,5 +24,9 @@ from .evolution import wave_1d_c as wave_1d_c
 from .geometry import heat_2d_cg as heat_2d_cg
 from .geometry import ns_2d_cg as ns_2d_cg
 from .geometry import poisson_3d_cg as poisson_3d_cg
+from .heterogeneous import poisson_2d_ms as poisson_2d_ms
+from .heterogeneous import wave_2d_cg as wave_2d_cg
 from .long_time import gs as gs
 from .long_time import heat_2d_lt as heat_2d_lt
+from .long_time import ns_2d_lt as ns_2d_lt
+from .long_time import wave_2d_ms as wave_2d_ms

@@ -52,8 +52,8 @@ def poisson_3d_cg() -> FieldProblem:
         ("u",),
         equation,
         (
-            Condition("cube", lambda u, x: _slope(u, x, _box_normal(cube, x)), on(cube)),
-            Condition("balls", lambda u, x: _slope(u, x, _into_balls(SPHERES, x)), on(*balls)),
+            Condition("cube", lambda u, x: slope(u, x, box_normal(cube, x)), on(cube)),
+            Condition("balls", lambda u, x: slope(u, x, _into_balls(SPHERES, x)), on(*balls)),
         ),
         lambda: recorded("poisson_3d_cg"),
     )
@@ -73,7 +73,7 @@ def heat_2d_cg() -> FieldProblem:
 
     def exchange(normal, outside):
         def residual(u, x):
-            return _slope(u, x, jnp.append(normal(x[:2]), 0.0)) + u(x) - outside
+            return slope(u, x, jnp.append(normal(x[:2]), 0.0)) + u(x) - outside
 
         return residual
 
@@ -101,7 +101,7 @@ def heat_2d_cg() -> FieldProblem:
             ),
             Condition(
                 "rectangle",
-                exchange(lambda x: _box_normal(plate, x), 0.1),
+                exchange(lambda x: box_normal(plate, x), 0.1),
                 at_all_times(on(plate), 0.0, 3.0),
             ),
         ),
@@ -139,7 +139,7 @@ def ns_2d_cg() -> FieldProblem:
     )
 
 
-def _slope(u, x: Point, normal: Point) -> Array:
+def slope(u, x: Point, normal: Point) -> Array:
     """∂u/∂n."""
     return jax.jvp(u, (x,), (normal,))[1]
 
@@ -152,7 +152,7 @@ def _into_balls(balls: tuple[tuple[float, ...], ...], x: Point) -> Point:
     return inward[nearest] / jnp.linalg.norm(inward[nearest])
 
 
-def _box_normal(box: Box, x: Point) -> Float[Array, " d"]:
+def box_normal(box: Box, x: Point) -> Float[Array, " d"]:
     """At a point on a face, the outward normal."""
     middle = jnp.asarray((box.lower + box.upper) / 2, x.dtype)
     scaled = (x - middle) / jnp.asarray((box.upper - box.lower) / 2, x.dtype)

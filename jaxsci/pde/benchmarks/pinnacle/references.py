@@ -1,6 +1,6 @@
 """Reference solutions: closed forms, series and spectral methods at call time, or recorded ones.
 
-`tests/oracles/record_pinnacle.py` wrote `references.npz`; it says how, and how exact they are.
+`tests/oracles/record_pinnacle*.py` wrote `references.npz`; they say how, and how exact it is.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,14 @@ from ..field_problem import Reference
 @cache
 def recorded(name: str) -> Reference:
     """The recorded solution of a problem."""
+    return Reference(recorded_array(f"{name}_x"), recorded_array(f"{name}_values"))
+
+
+@cache
+def recorded_array(name: str) -> np.ndarray:
+    """A recorded table, in double precision."""
     with np.load(files(__package__) / "references.npz") as data:  # type: ignore[arg-type]
-        return Reference(data[f"{name}_x"].astype(float), data[f"{name}_values"].astype(float))
+        return data[name].astype(float)
 
 
 def closed_form(
@@ -99,3 +105,33 @@ def kuramoto_sivashinsky() -> Reference:
     x = 2 * np.pi * np.arange(64) / 64
     points = np.stack(np.meshgrid(times, x, indexing="ij"), -1)[..., ::-1].reshape(-1, 2)
     return Reference(points, values.reshape(-1, 1))
+
+
+def driven_waves(points: Float[np.ndarray, "n 3"], terms: int = 1000) -> Float[np.ndarray, " n"]:
+    """The solution of `wave_2d_ms`: u = w cos πt + v, w = sin πx sinh πy + sinh 3πx sin 2πy, where
+    v vanishes on the boundary and with v_t at t = 0, and v_tt − v_xx − 2v_yy = 2π² w cos πt. With
+    w's sine series Σ r_jk sin jπx sin kπy and ω² = π²(j² + 2k²),
+
+        v = 2π² Σ r_jk (cos πt − cos ωt)/(ω² − π²) sin jπx sin kπy,
+
+    which has j = 1 from the first part of w and k = 2 from the second. Terms fall like 1/k³."""
+    x, y, t = points.T[:, :, None] * np.pi
+    k = np.arange(1, terms + 1)
+
+    def series(rate: float, squared: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The sum for sinh(rate · place), ω²/π² = `squared`."""
+        sines = 2 * k * (-1.0) ** (k + 1) * np.sinh(rate * np.pi) / (np.pi * (rate**2 + k**2))
+        swing = np.cos(t) - np.cos(np.sqrt(squared) * t)
+        return np.sum(2 * sines / (squared - 1) * swing * np.sin(k * place), 1)
+
+    x1, y1, t1 = (np.ravel(a) for a in (x, y, t))
+    steady = np.sin(x1) * np.sinh(y1) + np.sinh(3 * x1) * np.sin(2 * y1)
+    moving = np.sin(x1) * series(1.0, 1 + 2 * k**2, y) + np.sin(2 * y1) * series(3.0, k**2 + 8, x)
+    return steady * np.cos(t1) + moving
+
+
+@cache
+def wave_2d_ms() -> Reference:
+    """At 4000 points, by `driven_waves`."""
+    points = uniform_points((0.0, 0.0, 0.0), (1.0, 1.0, 100.0))
+    return Reference(points, driven_waves(points)[:, None])
