@@ -28,7 +28,7 @@ the toss of a coin near 100 %). They part on sparser series: the CDE has 98 to 9
 84 to 97 %. The CDE also needs fewer updates.
 
 The thesis's SDE-GAN is the experiment `sde-gan`, equations from noisy series are
-`equation-discovery`. Not done: long series by the log-ODE method, a component with tests only.
+`equation-discovery`, long series by the log-ODE method are `log-ode`.
 """
 
 import functools
