@@ -37,9 +37,10 @@ def on_page_markdown(markdown: str, config, **_) -> str:
     def api(match: re.Match) -> str:
         room = match[1]
         names, hidden = [], []
+        modules = public_names(package / room / "__init__.py", modules=True)
         for name in public_names(package / room / "__init__.py"):
-            # A function `fit` of a module `fit` is hidden by it.
-            same = (package / room / f"{name}.py").is_file()
+            # A function `fit` of a module `fit` is hidden by it, unless the module is meant.
+            same = name not in modules and (package / room / f"{name}.py").is_file()
             (hidden if same else names).append(name)
         lines = [match[0], "    options:", f"      members: [{', '.join(names)}]", ""]
         for name in hidden:
@@ -50,10 +51,14 @@ def on_page_markdown(markdown: str, config, **_) -> str:
     return re.sub(r"^::: jaxsci\.(\w+)$", api, markdown, flags=re.MULTILINE)
 
 
-def public_names(path: Path) -> list[str]:
-    """What a room re-exports: `from … import X as X`, in the order of the file."""
+def public_names(path: Path, *, modules: bool = False) -> list[str]:
+    """What a room re-exports: `from … import X as X`, in the order of the file.
+
+    With `modules`, its modules alone: `from . import X as X`.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in imports if node.module is None or not modules]
     return [alias.name for node in imports for alias in node.names if alias.asname == alias.name]
 
 

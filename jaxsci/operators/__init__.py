@@ -30,7 +30,8 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
   or from a `HippoHistory` of the past too (temporal stencil modelling); `StencilNet` for it.
 - `LearnedStepper`, `Bundled`: an operator as a time step, with histories and bundles of frames;
   `forecast` drives them. Training recipes for any stepper: `one_step`, `unrolled`, `pushforward`,
-  `curriculum`, `denoise`, `diverted_chain`, `physics_residual`.
+  `curriculum`, `denoise`, `diverted_chain`, `physics_residual`, and `pino`: data and an equation;
+  `test_time_optimise` fits a trained operator to the equation on one input.
 - `Refiner` with `refinement`: PDE-Refiner, a step that is predicted and then refined.
 - `CAPE`: any operator made aware of an equation's parameters.
 - `T1`: Transform Once, whose layers all act on cosine coefficients; `dct`, `relative_l2_coef`.
@@ -42,10 +43,12 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `Staggered`: NeuralStagger, a fine prediction as many coarse ones.
 - `DPOT`: a transformer with Fourier mixing (`jaxsci.nn.AFNO`) for many equations at once, of the
   paper's `DPOT_SIZES`; trained with `denoise`.
+- `bench`: operators against a classical solver at equal error, and when training is paid back.
 - Long rollouts: `accumulated_mse`, `error_growth`, `correlation_time`, `energy_spectrum`, and the
   pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
 """
 
+from . import bench as bench
 from .augment import RandomCoordinates as RandomCoordinates
 from .augment import SmoothCoordinates as SmoothCoordinates
 from .augment import augment as augment
@@ -104,6 +107,9 @@ from .nuno import NUNO as NUNO
 from .nuno import Partition as Partition
 from .nuno import nonuniformity as nonuniformity
 from .nuno import partition as partition
+from .pino import Optimised as Optimised
+from .pino import pino as pino
+from .pino import test_time_optimise as test_time_optimise
 from .recipes import Recipe as Recipe
 from .recipes import add_noise as add_noise
 from .recipes import autoregressive_steps as autoregressive_steps

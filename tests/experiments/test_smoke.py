@@ -77,6 +77,7 @@ SLUGS = {
         "mp-pde",
         "multiscale-neural-operator",
         "neural-operator",
+        "neural-operator-review",
         "neural-spectral",
         "neural-stagger",
         "nuno",
