@@ -24,24 +24,26 @@ get more accurate still.
    is trusted for the truth (512 points, 256 steps), whatever the errors. The fair number and the
    seconds for data and training give the break-even.
 
-**Found** (quick, seeds 21, 22, 23, which guided nothing in the training; relative L2 errors in %).
+**Found** (quick, seeds 21 to 24, which guided no training; relative L2 errors in %).
 
-- 16 pairs alone 6.0, 6.3, 6.2; trained for as many seconds as PINO, 5.8, 6.2, 6.4; PINO 2.3, 3.2,
-  2.9; the residual alone 6.2, 7.2, 7.8. So half of the error goes. But what the residual brings are
-  the further inputs: taken at the 16 inputs that have solutions, it gains nothing (5.8, 6.2, 7.1).
-  And those inputs solved by a classical solver are better than the residual at them (1.8, 2.0,
-  1.9), in a third of the training time and 0.2 s for all 512 solutions. On an equation with a quick
-  solver, physics in the loss saves nothing; it would if a solution took 12 to 23 times as long.
-- Test-time optimisation helps (1.7 to 0.9, 3.9 to 3.4, 3.0 to 1.0; from random weights 5.6, 9.5,
-  8.9) and ends near the error of the midpoint rule itself, which with this time step is 1.1 on
-  average: 100 gradients for an answer, some thousand times the seconds of a solver that is as good.
+- 16 pairs alone 6.0, 6.3, 6.2, 5.9; trained for as many seconds as PINO, 5.8, 6.2, 6.4, 5.6; PINO
+  2.3, 3.2, 2.9, 3.0; the residual alone 6.2, 7.2, 7.8, 7.7. So half of the error goes. But what the
+  residual brings are the further inputs: taken at the 16 inputs that have solutions, it gains
+  nothing (5.8, 6.2, 7.1, 5.6). And those inputs solved by a classical solver are better than the
+  residual at them (1.8, 2.0, 1.9, 2.0), in a third of the training time and 0.2 s for all 512
+  solutions. On an equation with a quick solver, physics in the loss saves nothing; it would if a
+  solution took 12 to 24 times as long.
+- Test-time optimisation helps (1.7 to 0.9, 3.9 to 3.4, 3.0 to 1.0, 3.5 to 1.9; from random weights
+  5.6, 9.5, 8.9, 10.6). It cannot get below the error of the midpoint rule itself, which with this
+  time step is 1.1 on average, and is 100 gradients for an answer: 0.1 to 0.2 s, 400 to 2000 times
+  the seconds of a solver that is as good.
 - The naive speed-up is 41 to 46 in a batch of 64: it is not 1000, and would be with a finer trusted
-  solver, which is what is wrong with it. At equal error all operators are slower, 0.2 to 0.4 in a
-  batch of 64 (seeds 21 to 23 on a busy machine; 0.7 once), so that no number of answers pays for
-  their training. Single answers are mostly the overhead of dispatch; with FFTs in the solver of
-  order 4 (seeds 21 and 22) the better operators were ahead there, 1.3 to 2.7, and paid back after
-  5000 to 16000 answers. With matrices instead (seed 23) they are behind, 0.5 to 0.8: the
-  verdict hung on a baseline that was not tuned.
+  solver, which is what is wrong with it. At equal error the best operator is at 0.24, 0.71, 0.38,
+  0.37 of the solver's speed (a busy machine), so that no number of answers pays for its training.
+  Single answers are mostly the overhead of dispatch. With FFTs in the solver of order 4 (seeds 21
+  and 22) operators were ahead there, up to 1.5 and 2.7, and paid back after some 4000 to 16000
+  answers; with small matrices instead, as it is now (seeds 23 and 24), the best is at 0.8 and 0.5:
+  the verdict hung on a baseline that was not tuned.
 - The error on grids two and four times as fine is the same. (That of a convolutional net is not:
   experiment `neural-operator`.)
 
