@@ -1,6 +1,7 @@
 """The log-ODE method against products and logarithms of matrix exponentials."""
 
 from functools import reduce
+from pathlib import Path
 
 import diffrax as dfx
 import jax
@@ -28,6 +29,14 @@ def test_log_signatures_are_logarithms_of_products(x64):
     # The area of a triangle, counterclockwise.
     area = log_signature(jnp.array([[0.0, 0], [3, 0], [0, 2], [0, 0]]), 2)[1]
     np.testing.assert_allclose(area, [[0, 3], [-3, 0]], atol=1e-14)
+
+
+def test_log_signatures_are_those_of_signax(x64):
+    """Recorded by tests/oracles/record_signax.py; to rounding, as both use Chen's identity."""
+    record = np.load(Path(__file__).parents[1] / "oracles" / "data" / "signax.npz")
+    levels = jax.jit(lambda xs: log_signature(xs, 3))(record["path"])
+    for k, level in enumerate(levels, start=1):
+        np.testing.assert_allclose(level, record[f"level {k}"], atol=1e-12)
 
 
 def test_order_in_the_window_is_twice_the_depth(x64):
