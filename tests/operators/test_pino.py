@@ -42,7 +42,7 @@ def physics_term(window: jax.Array) -> jax.Array:
 
 def test_exact_solutions_have_the_defect_of_the_midpoint_rule(x64):
     del x64
-    counts = (8, 16, 32)
+    counts = (16, 32)
 
     @jax.jit
     def terms(windows):
@@ -53,12 +53,11 @@ def test_exact_solutions_have_the_defect_of_the_midpoint_rule(x64):
         frames = rollout(ExponaxStepper(solver), start, 512, every=32, include_initial=True)
         return jnp.stack([physics_term(window) for window in (*windows, frames)])
 
-    *found, by_exponax = np.asarray(terms([cole_hopf(m) for m in counts]))
+    coarse, fine, by_exponax = np.asarray(terms([cole_hopf(m) for m in counts]))
     # Each defect is O(Δt³); the root of the sum of 1/Δt squares is O(Δt^2.5).
-    orders = np.log2(np.divide(found[:-1], found[1:]))
-    assert np.all(np.abs(orders - 2.5) < 0.1), orders
+    assert abs(np.log2(coarse / fine) - 2.5) < 0.1
     # A spectral solver's frames have the same defect, to that solver's error.
-    assert abs(by_exponax - found[1]) < 1e-6
+    assert abs(by_exponax - coarse) < 1e-6
 
 
 def test_the_sum_by_numpy(x64, key):
