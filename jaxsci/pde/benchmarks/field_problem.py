@@ -134,7 +134,7 @@ class FieldProblem(eqx.Module):
 
     def relative_error(self, field: Field) -> Float[Array, ""]:
         """‖u − u_ref‖/‖u_ref‖ over the reference's points, all components together."""
-        x, wanted = (jnp.asarray(a) for a in self.reference())
+        x, wanted = (jnp.asarray(a, float) for a in self.reference())
         found = jax.vmap(lambda x: jnp.atleast_1d(field(x)))(x)
         return jnp.linalg.norm(found - wanted) / jnp.linalg.norm(wanted)
 

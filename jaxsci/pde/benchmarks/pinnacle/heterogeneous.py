@@ -24,7 +24,7 @@ def poisson_2d_ms() -> FieldProblem:
     Across the sides of the squares, u and a ∂u/∂n are continuous.
 
     The code of PINNacle takes a Δu + f = 0 in the squares and nothing on their sides. What a smooth
-    network then tends to is another function, 150 % away; its reference is the solution of what is
+    network then tends to is another function, 140 % away; its reference is the solution of what is
     stated here (errata). The ansatz may have kinks on the sides.
     """
     square = Box((-10.0, -10.0), (10.0, 10.0))
