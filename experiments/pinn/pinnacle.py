@@ -25,9 +25,9 @@ Poisson 2d-C, near the loss of the ansatz, for all steps (90901 was one of them)
 damping did not help, longer trainings did. With sines none of two has.
 `scripts/bench/pinnacle_deepxde.py` has tanh and the other problems.
 
-Over more of the twenty the claim reads false. Of 17 (`full` with 400 points, 800 for two, and 20 s, on
-cores shared with three other programs, seed 7401), the plain network leaves 12 above 0.5, and ours,
-with 14 to 170 steps, brings four of these below 0.1: `heat_nd`, `ns_2d_c`, `poisson_2d_c` and
+Over more of the twenty the claim reads false. Of 17 (`full` with 400 points, 800 for two, and 20 s,
+on cores shared with three other programs, seed 7401), the plain network leaves 12 above 0.5, and
+ours, with 14 to 170 steps, brings four of these below 0.1: `heat_nd`, `ns_2d_c`, `poisson_2d_c` and
 `poisson_2d_cg`. On three it is the worse one. docs/rooms/pinn.md has the table, with what each
 ansatz is worth without a network. `full` and `paper` as they are have not been run, nor the time
 windows that `paper` has for `ks` and `burgers_2d`.
