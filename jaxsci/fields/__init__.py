@@ -18,7 +18,8 @@ fitted = jax.jit(lambda y: fit_field(field, x, y, optax.adam(5e-3), steps=300).l
 - `ProgressiveField`: complex wavelets and polynomials, of a spectrum in a half-space.
 - `SplitField`: a low-pass and a band-pass part; `init_at_singularities`: first-layer wavelets on
   edges; `edge_points` finds these.
-- `ModulatedSiren`, `CodedField`: a family of functions, each of them a code.
+- `ModulatedSiren`, `CodedField`: a family of functions, each of them a code; `PolyINR`, whose
+  layers multiply by the coordinates and can be scaled and shifted.
 - `INSRStepper`: the weights as the state of a PDE's time stepper (`ImplicitMidpointAdvection`,
   `SemiLagrangianAdvection`, `SemiLagrangianFluid`, or a scheme of one's own).
 - `fit_field`, `fit_many` (thousands of small fields at once), `field_at`, `weights_matrix`.
@@ -62,6 +63,7 @@ from .networks import FourierField as FourierField
 from .networks import GaussNet as GaussNet
 from .networks import Siren as Siren
 from .networks import Wire as Wire
+from .poly_inr import PolyINR as PolyINR
 from .progressive import ProgressiveField as ProgressiveField
 from .rbf import Kernels as Kernels
 from .rbf import Located as Located

@@ -8,7 +8,8 @@ an Equinox one. Layers act on one example, channels first (`"c *grid"`); batches
 `jax.vmap`.
 
 `Graph` and its layouts `Coo` and `Table`, `radius` and `knn` to make them from positions, and
-message passing on them; features of nodes are rows (`"n c"`).
+message passing on them; features of nodes are rows (`"n c"`). `Graphormer`: attention among all
+nodes of a directed graph.
 """
 
 from . import unit_scaling as unit_scaling
@@ -50,6 +51,9 @@ from .graph import grid_layout as grid_layout
 from .graph import pack as pack
 from .graph import pad as pad
 from .graph import take_rows as take_rows
+from .graphormer import Graphormer as Graphormer
+from .graphormer import GraphormerLayer as GraphormerLayer
+from .initial import stacked as stacked
 from .message_passing import EdgeLinear as EdgeLinear
 from .message_passing import EdgeMLP as EdgeMLP
 from .message_passing import EncodeProcessDecode as EncodeProcessDecode

@@ -16,7 +16,7 @@ class MultiHeadAttention(eqx.Module):
 
     With q, k, v linear in the inputs and d the head's width, for each head
 
-        softmax    out_i = Σ_j softmax_j(q_i·k_j/√d) v_j
+        softmax    out_i = Σ_j softmax_j(q_i·k_j/√d + b_ij) v_j,   b_ij = 0 or a given bias
         integral   out_i = Σ_j w_j (q_i·k_j/√d) v_j,   w_j = 1/m or given quadrature weights
         none       out_i = Σ_j (q_i·k_j/√d) v_j
 
@@ -39,8 +39,8 @@ class MultiHeadAttention(eqx.Module):
     - `zero_init`: the last layer starts at zero, for a residual branch.
 
     **Raises:** `ValueError` for sizes that are not positive, heads that do not divide c, an
-    unknown `normalise` or `qk_norm`; in the call for inputs, masks or weights of other shapes, and
-    for weights with softmax.
+    unknown `normalise` or `qk_norm`; in the call for inputs, masks, biases or weights of other
+    shapes, for weights with softmax, and for a bias without it.
 
     Vaswani et al. 2017, arXiv 1706.03762; Cao 2021, arXiv 2105.14995; Guo, Cao & Chen 2022,
     arXiv 2209.14977 (integral); Henry et al. 2020, arXiv 2010.04245 (normalised q and k).
@@ -109,6 +109,7 @@ class MultiHeadAttention(eqx.Module):
         context: Float[Array, "m c_context"] | None = None,
         *,
         mask: Bool[Array, "n m"] | Bool[Array, " m"] | None = None,
+        bias: Float[Array, "heads n m"] | None = None,
         weights: Float[Array, " m"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "n c_out"]:
@@ -119,6 +120,7 @@ class MultiHeadAttention(eqx.Module):
         - `x`: one row for each query point. `context`: one row for each key point.
         - `mask`: True where query i may see key j, or which keys are there at all. A softmax row
           with no True is the mean over all keys; a linear one is 0.
+        - `bias`: b, one matrix for each head, for "softmax".
         - `weights`: quadrature weights of the key points, for "integral"; 1/m (over the keys a
           mask keeps) by default.
         - `key`: not used.
@@ -135,13 +137,18 @@ class MultiHeadAttention(eqx.Module):
                 raise ValueError(f'weights need normalise="integral", not {self.normalise!r}')
             if weights.shape != (m,):
                 raise ValueError(f"weights must have shape {(m,)}, got {weights.shape}")
+        if bias is not None and (self.normalise != "softmax" or bias.shape != (self.heads, n, m)):
+            raise ValueError(
+                f'bias must have shape {(self.heads, n, m)} and needs normalise="softmax", got '
+                f"{bias.shape} and {self.normalise!r}"
+            )
         q = self._heads(self.query, self.query_norm, x)
         k = self._heads(self.key, self.key_norm, context)
         v = self._heads(self.value, None, context)
         if self.normalise == "softmax":
             if mask is not None:
                 mask = jnp.broadcast_to(mask, (n, m))[None]
-            gathered = jax.nn.dot_product_attention(q, k, v, mask=mask)
+            gathered = jax.nn.dot_product_attention(q, k, v, bias, mask)
         else:
             gathered = self._linear(q, k, v, mask, weights)
         return jax.vmap(self.out)(gathered.reshape(n, -1))

@@ -1,4 +1,4 @@
-"""Random arrays for initial weights, drawn flat.
+"""Random arrays for initial weights, drawn flat; equal layers as one.
 
 XLA takes longer to compile random bits the more axes they have (measured on CPU, for weights of
 four axes: 3.3 s, and 0.4 s drawn as a vector and then reshaped), and a model draws many shapes. The
@@ -6,9 +6,16 @@ numbers are the same: the bits of an entry are a hash of its place in the flatte
 """
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+M = TypeVar("M", bound=PyTree)
 
 
 def uniform(
@@ -21,3 +28,14 @@ def uniform(
 def normal(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
     """`jax.random.normal`."""
     return jr.normal(key, (math.prod(shape),)).reshape(shape)
+
+
+def stacked(make: Callable[[PRNGKeyArray], M], key: PRNGKeyArray, n: int) -> M:
+    """N equal modules as one whose arrays have a leading axis, for `jax.lax.scan` or `jax.vmap`.
+
+    Made one after another: that compiles what one of them needs, and a `jax.vmap` of `make` all of
+    it again.
+    """
+    made = [eqx.partition(make(k), eqx.is_array) for k in jr.split(key, n)]
+    arrays = jax.tree.map(lambda *a: jnp.stack(a), *(each[0] for each in made))
+    return eqx.combine(arrays, made[0][1])

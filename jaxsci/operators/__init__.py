@@ -43,12 +43,16 @@ An operator is called as `op(u, *, cond=None, out=None, key=None)` with one func
 - `Staggered`: NeuralStagger, a fine prediction as many coarse ones.
 - `DPOT`: a transformer with Fourier mixing (`jaxsci.nn.AFNO`) for many equations at once, of the
   paper's `DPOT_SIZES`; trained with `denoise`.
+- `PDEformer`: equations in, solutions out: `pde_graph` makes the graph of an equation (its terms
+  by `equations.unknown`, `equations.dt`, …), a `jaxsci.nn.Graphormer` reads it, a
+  `jaxsci.fields.PolyINR` is the answer; `recover` finds coefficients by it.
 - `bench`: operators against a classical solver at equal error, and when training is paid back.
 - Long rollouts: `accumulated_mse`, `error_growth`, `correlation_time`, `energy_spectrum`, and the
   pictures `plot_error_growth`, `plot_spectrum`; `jaxsci.pde.guarded_rollout` stops at divergence.
 """
 
 from . import bench as bench
+from . import equations as equations
 from .augment import RandomCoordinates as RandomCoordinates
 from .augment import SmoothCoordinates as SmoothCoordinates
 from .augment import augment as augment
@@ -70,6 +74,9 @@ from .dpot import DPOT as DPOT
 from .dpot import DPOT_SIZES as DPOT_SIZES
 from .dpot import DPOTBlock as DPOTBlock
 from .dpot import TemporalAggregate as TemporalAggregate
+from .equations import Expression as Expression
+from .equations import PDEGraph as PDEGraph
+from .equations import pde_graph as pde_graph
 from .fno import FNO as FNO
 from .fno import TFNO as TFNO
 from .fno import FNOBlock as FNOBlock
@@ -107,6 +114,12 @@ from .nuno import NUNO as NUNO
 from .nuno import Partition as Partition
 from .nuno import nonuniformity as nonuniformity
 from .nuno import partition as partition
+from .pdeformer import AbstractNumberEncoder as AbstractNumberEncoder
+from .pdeformer import GridEncoder as GridEncoder
+from .pdeformer import PatchEncoder as PatchEncoder
+from .pdeformer import PDEformer as PDEformer
+from .pdeformer import SetEncoder as SetEncoder
+from .pdeformer import recover as recover
 from .pino import Optimised as Optimised
 from .pino import pino as pino
 from .pino import test_time_optimise as test_time_optimise

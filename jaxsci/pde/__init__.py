@@ -27,6 +27,7 @@ energy = jnp.sum(grid.weights() * frames**2, axis=(1, 2)) / 2
 - `Elliptic`, `ConvectionDiffusion`, `Wave`: how linear equations change with the coordinates.
 - `BurgersOperator`, `DarcyFlow`, `NavierStokesVorticity`: benchmark problems, each with
   `generate` and `accuracy`; `Dataset`: what they generate; `cached`: keeps it on disk.
+- `PolynomialEquations`: trajectories of equations that are random themselves.
 - `burgers_residual`, `vorticity_residual`: how far frames are from satisfying an equation.
 - `benchmarks`: trajectories of heat, advection, Burgers, Korteweg-de Vries, Kuramoto-Sivashinsky,
   Fisher-KPP, waves in a box, Kolmogorov flow and Lorenz-96; train, valid and test in one call.
@@ -74,6 +75,7 @@ from .problems import DarcyFlow as DarcyFlow
 from .problems import Dataset as Dataset
 from .problems import Forcing as Forcing
 from .problems import NavierStokesVorticity as NavierStokesVorticity
+from .problems import PolynomialEquations as PolynomialEquations
 from .problems import Problem as Problem
 from .problems import Trajectories as Trajectories
 from .problems import TrajectorySet as TrajectorySet

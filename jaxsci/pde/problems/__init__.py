@@ -12,5 +12,6 @@ from .darcy import DarcyFlow as DarcyFlow
 from .dataset import Dataset as Dataset
 from .dataset import Problem as Problem
 from .navier_stokes import NavierStokesVorticity as NavierStokesVorticity
+from .polynomial import PolynomialEquations as PolynomialEquations
 from .trajectories import Trajectories as Trajectories
 from .trajectories import TrajectorySet as TrajectorySet
