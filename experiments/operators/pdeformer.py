@@ -24,14 +24,15 @@ the long-trained FNO after `tune_steps` updates, and both from random weights. E
 in L², over all frames, of unseen equations and initial values; medians over samples and then over
 `seeds` trainings.
 
-**Found** (quick preset, seed 5; sizes and times are a laptop's, not the paper's days on eight
-accelerators). The comparison is not the paper's: there the networks are trained some thousand times
-longer. After 800 updates PDEformer's error on unseen equations is 0.82, where predicting zero has
-1; the same decoder behind a list of the coefficients has 0.59, the FNO 0.27, and 0.12 after an
-equal time. So nothing here is due to the graph, and all these claims fail. On Burgers' equation
-PDEformer without training has 0.76 and after fine-tuning 0.56; from random weights it has 0.79, so
-pre-training helps (a claim that was added when this had been seen). But it helps the FNO more:
-0.035 against 0.105. What holds exactly is that the order of the nodes is of no consequence.
+**Found** (quick preset, seeds 5 and 6; sizes and times are a laptop's, not the paper's days on
+eight accelerators). The comparison is not the paper's: there the networks are trained some thousand
+times longer. After 800 updates PDEformer's error on unseen equations is 0.82, 0.91, where
+predicting zero has 1; the same decoder behind a list of the coefficients has 0.59, 0.63, the FNO
+0.27, 0.30, and 0.12, 0.14 after an equal time. So nothing here is due to the graph, and all these
+claims fail. On Burgers' equation PDEformer without training has 0.76, 0.77, after fine-tuning 0.56,
+0.53, from random weights 0.79, 0.74: pre-training helps (a claim that was added when seed 5 had
+been seen). It helps the FNO more: 0.035, 0.039 against 0.105, 0.091. The order of the nodes is of
+no consequence, to rounding (1e-6).
 
 The network departs from the paper in three places. With the paper's patches of the initial value
 (`PatchEncoder`) the prediction stayed zero for 1000 updates; `GridEncoder` shows all of it to every
