@@ -298,18 +298,19 @@ def test_attention_with_a_bias(key):
 def test_polynomial_equations_against_exponax_and_an_exact_solution(x64):
     """Burgers' equation by exponax at a quarter of the step; a linear equation in closed form."""
     del x64
-    problem = PolynomialEquations(degree=2, resolution=64, n_frames=4, substeps=100)
+    problem = PolynomialEquations(degree=2, resolution=96, n_frames=4, substeps=100)
     x = problem.grid.coords()[0]
     u0 = jnp.asarray(np.sin(np.pi * x) + 0.3)
     solve = jax.jit(problem.solve)
     frames = solve(u0, jnp.array([0.0, 0.0, 0.0, 0.5, 0.05]))
     peer = exponax.stepper.Burgers(
-        1, 2.0, 64, 0.25 / 400, diffusivity=0.05, conservative=True, order=4
+        1, 2.0, 96, 0.25 / 400, diffusivity=0.05, conservative=True, order=4
     )
     roll: Any = exponax.rollout(peer, 1600, include_init=True)
     exact = roll(u0[None])[::400, 0]
-    # Both cut at 2/3 of the wavenumbers, on either side of 21.3: the waves there are of this size.
-    np.testing.assert_allclose(frames, exact, atol=1e-5)
+    # Steps of order 4, and no wave is near the cut of 2/3, which is not quite the same in both (on
+    # 64 points they differ by 4e-6 therefore).
+    np.testing.assert_allclose(frames, exact, atol=1e-8)
     # u_t − u/2 + (2u − u_x/10)_x = 0.
     frames = solve(jnp.asarray(np.sin(3 * np.pi * x)), jnp.array([-0.5, 0.0, 2.0, 0.0, 0.1]))
     t = np.arange(5)[:, None] / 4
