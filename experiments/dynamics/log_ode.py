@@ -31,8 +31,8 @@ over test series relative to that of predicting (0, 0).
 2 leave an error of 0.08 to 0.09, those of depth 1 one of 0.76 to 0.82. Learnt, depth 2 has 0.21,
 0.23, 0.23, 0.21, depth 1 0.79 to 0.85, the CDE on all readings 0.51, 0.42, 0.42, 0.52 in twice the
 time of depth 2: an update teaches it as much, but with as many of them it would take 16 times as
-long. The recurrent network learns its 256 series by heart (training error 0.03 or less) and has 0.87
-to 1.0 on others; one that read all readings had 0.94. The problem is a controlled equation by
+long. The recurrent network learns its 256 series by heart (training error 0.03 or less) and has
+0.87 to 1.0 on others; one that read all readings had 0.94. The problem is a controlled equation by
 nature, so this is the best case of a CDE: where the data follow no such law, the order may be
 another. `full` and `paper` have not been run.
 """
