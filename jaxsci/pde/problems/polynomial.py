@@ -36,7 +36,8 @@ class PolynomialEquations(eqx.Module):
     **Arguments:**
 
     - `degree`: of the polynomials; the paper's is 3.
-    - `viscosity`: least and largest ν; the paper's are 1e-3 and 1, which `resolution` has to bear.
+    - `viscosity`: least and largest ν; the paper's are 1e-3 and 1, which `resolution` has to bear:
+        fronts are as thin as ν over the jump of the flux's slope. See `accuracy`.
     - `wavenumbers`: largest n. `resolution`: points. `n_frames`: recorded after u(0).
     - `substeps`: of the solver, `ETDRK4`, between frames.
 
