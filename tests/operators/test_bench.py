@@ -127,6 +127,26 @@ def test_errors_seconds_and_counts_of_a_table(clock):
     assert len(lines) == 4 and "100 steps (0.02)" in lines[2] and "none is" in lines[3]
 
 
+def test_what_is_chosen_by_luck_is_timed_without(clock):
+    """A setting that is quick in the turns that choose, and slow in the others."""
+    calls = []
+
+    def lucky(u):
+        calls.append(u)  # for the errors, the first call, and then turn by turn
+        return clock.sleep(0.05 if len(calls) % 2 == 0 else 0.01) or u
+
+    def solve(u):
+        shape = jax.ShapeDtypeStruct(u.shape, u.dtype)
+        return math.exp(-RATE) * jax.pure_callback(lucky, shape, u, vmap_method="broadcast_all")
+
+    solver = {"lucky": solve, "steady": sleeping(clock, 0.03, math.exp(-RATE))}
+    op = Operator(sleeping(clock, 0.01, 1.03 * math.exp(-RATE)))
+    table = bench.compare(decaying(), {"op": op}, solver, naive="steady", batches=(1,), turns=4)
+    (point,) = table.rows["op"].matched
+    assert point is not None and point.name == "lucky"
+    np.testing.assert_allclose(point.seconds, 0.05, rtol=1e-9)
+
+
 def test_weights_are_arguments_and_nothing_compiles_twice():
     traces = []
 
