@@ -266,8 +266,8 @@ def without_areas(levels: Any) -> Any:
     return levels[0], jnp.zeros_like(levels[1])
 
 
-def known(data: Data) -> dict[str, float]:
-    """Errors of the log-ODE with the true field."""
+def known(data: Data) -> tuple[dict[str, float], dict[str, Array]]:
+    """Errors of the log-ODE with the true field, and the ends that it predicts."""
     _, (levels, starts), ends = data
 
     def end(levels: Any, start: Array) -> Float[Array, " 2"]:
@@ -282,10 +282,8 @@ def known(data: Data) -> dict[str, float]:
 
     both = jax.tree.map(lambda *a: jnp.stack(a), without_areas(levels), levels)
     found = jax.jit(jax.vmap(jax.vmap(end), (0, None)))(both, starts)
-    return {
-        f"true field, depth {depth}": float(relative_error(found[depth - 1], ends))
-        for depth in (1, 2)
-    }
+    by_depth = {f"true field, depth {depth}": found[depth - 1] for depth in (1, 2)}
+    return {name: float(relative_error(f, ends)) for name, f in by_depth.items()}, by_depth
 
 
 def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
@@ -302,7 +300,11 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
         return u, windows, ends
 
     data = draw(jr.split(data_key, max(1, config.seeds)))
-    metrics = known(jax.tree.map(lambda a: a[0, -config.test :], data))
+    shown = jax.tree.map(lambda a: a[0, -config.test :], data)
+    metrics, by_depth = known(shown)
+    figure, axis = plt.subplots(figsize=(5, 4), layout="constrained")
+    draw_trip(axis, np.asarray(shown[0]), np.asarray(shown[2]), by_depth)
+    figures: dict[str, Any] = {"true_field": figure}
     spread = jnp.std(data[2][:, : config.series], axis=(1, 2), keepdims=True)
     data = (*data[:2], data[2] / spread)
     for name, value in metrics.items():
@@ -314,7 +316,7 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
               f"{steps}; target: 0.3 of depth 1"),
     ]  # fmt: skip
     if config.seeds == 0:
-        return Result(claims, metrics)
+        return Result(claims, metrics, {}, figures)
     rows = {}
     levels, starts = data[1]
     runs = [(name, method, data) for name, method in methods(config).items()]
@@ -367,32 +369,42 @@ def run(config: Config, *, key: PRNGKeyArray, log: Logger) -> Result:
     for name, row in rows.items():
         metrics |= {f"{name}, {k}": v for k, v in row.items() if k not in ("losses", "ends")}
     sample = [np.asarray(a[0, -config.test :]) for a in (data[0], data[2])]
-    return Result(claims, metrics, {}, {"log_ode": plot(config, rows, sample)})
+    figures["log_ode"] = plot(rows, sample)
+    return Result(claims, metrics, {}, figures)
 
 
 def weights(model: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)))
 
 
-def plot(config: Config, rows: dict[str, dict[str, Any]], sample: list[Any]) -> Any:
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    # The trip on which depth 1 has its median error.
-    readings, ends = sample
-    coarse = rows["log-ODE, depth 1"]["ends"]
-    row = int(np.argsort(np.sum((coarse - ends) ** 2, axis=1))[len(ends) // 2])
+def draw_trip(
+    axis: Any,
+    readings: Float[np.ndarray, "trips n 2"],
+    ends: Float[np.ndarray, "trips 2"],
+    found: dict[str, Any],
+) -> None:
+    """The trip on which the first of the predictions has its median error."""
+    first = np.asarray(next(iter(found.values())))
+    row = int(np.argsort(np.sum((first - ends) ** 2, axis=1))[len(ends) // 2])
     heading, turn = readings[row, :-1, 1], np.diff(readings[row, :, 1])
     chord = np.diff(readings[row, :, 0]) * np.sinc(turn / 2 / np.pi)
     path = np.cumsum(chord * np.stack([np.cos(heading + turn / 2), np.sin(heading + turn / 2)]), 1)
+    # Networks are trained in units of the ends' spread.
     scale = np.linalg.norm(ends[row]) / np.linalg.norm(path[:, -1])
-    axes[0].plot(*(path * scale), lw=0.8, color="gray", label="true path")
-    axes[0].plot(*ends[row], "ks", label="its end")
-    for name, marker in (("log-ODE, depth 1", "x"), ("log-ODE, depth 2", "o"),
-                         ("CDE, all readings", "^")):  # fmt: skip
-        axes[0].plot(*rows[name]["ends"][row], marker, label=name, ms=7)
-    axes[0].plot(0, 0, "k.", ms=4)
-    axes[0].set(xlabel="$x$", ylabel="$y$", title="a trip, median error of depth 1")
-    axes[0].set_aspect("equal", adjustable="datalim")
-    axes[0].legend(fontsize=7)
+    axis.plot(*(path * scale), lw=0.8, color="gray", label="true path")
+    axis.plot(*ends[row], "ks", label="its end")
+    for (name, predicted), marker in zip(found.items(), "xo^", strict=False):
+        axis.plot(*np.asarray(predicted[row]), marker, label=name, ms=7)
+    axis.plot(0, 0, "k.", ms=4)
+    axis.set(xlabel="$x$", ylabel="$y$", title="a trip, median error of depth 1")
+    axis.set_aspect("equal", adjustable="datalim")
+    axis.legend(fontsize=7)
+
+
+def plot(rows: dict[str, dict[str, Any]], sample: list[Any]) -> Any:
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    names = ("log-ODE, depth 1", "log-ODE, depth 2", "CDE, all readings")
+    draw_trip(axes[0], sample[0], sample[1], {name: rows[name]["ends"] for name in names})
     names = list(rows)
     axes[1].barh(names, [rows[name]["error"] for name in names], color="tab:blue")
     for i, name in enumerate(names):
