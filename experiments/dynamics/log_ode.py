@@ -118,18 +118,18 @@ def trips(
         distance = slow(keys[2]) + 0.15 * jnp.cos(angle)
         heading = slow(keys[3]) + 0.5 * jnp.sin(angle + jnp.pi * slow(keys[4]))
         u = jnp.stack([distance - distance[0], heading - heading[0]], axis=1)
-        return u, dead_reckoning(u)
+        return u, dead_reckoning(u)[-1]
 
     t = jnp.linspace(0, 1, readings + 1)
     return jax.vmap(one)(jr.split(key, count))
 
 
-def dead_reckoning(u: Float[Array, "n 2"]) -> Float[Array, " 2"]:
-    """Where the robot ends if it moves on arcs of circles from reading to reading."""
+def dead_reckoning(u: Float[Array, "n 2"]) -> Float[Array, "n-1 2"]:
+    """Where the robot is after each reading but the first, if it moves on arcs between them."""
     ds, turn = jnp.diff(u, axis=0).T
     chord = ds * jnp.sinc(turn / 2 / jnp.pi)
     middle = u[:-1, 1] + turn / 2
-    return jnp.stack([jnp.sum(chord * jnp.cos(middle)), jnp.sum(chord * jnp.sin(middle))])
+    return jnp.cumsum(chord[:, None] * jnp.stack([jnp.cos(middle), jnp.sin(middle)], axis=1), 0)
 
 
 def kinematics(t: Any, z: Float[Array, " 3"], args: Any) -> Float[Array, "3 3"]:
@@ -386,12 +386,10 @@ def draw_trip(
     """The trip on which the first of the predictions has its median error."""
     first = np.asarray(next(iter(found.values())))
     row = int(np.argsort(np.sum((first - ends) ** 2, axis=1))[len(ends) // 2])
-    heading, turn = readings[row, :-1, 1], np.diff(readings[row, :, 1])
-    chord = np.diff(readings[row, :, 0]) * np.sinc(turn / 2 / np.pi)
-    path = np.cumsum(chord * np.stack([np.cos(heading + turn / 2), np.sin(heading + turn / 2)]), 1)
+    path = np.asarray(dead_reckoning(jnp.asarray(readings[row])))
     # Networks are trained in units of the ends' spread.
-    scale = np.linalg.norm(ends[row]) / np.linalg.norm(path[:, -1])
-    axis.plot(*(path * scale), lw=0.8, color="gray", label="true path")
+    scale = np.linalg.norm(ends[row]) / np.linalg.norm(path[-1])
+    axis.plot(*(path.T * scale), lw=0.8, color="gray", label="true path")
     axis.plot(*ends[row], "ks", label="its end")
     for (name, predicted), marker in zip(found.items(), "xo^", strict=False):
         axis.plot(*np.asarray(predicted[row]), marker, label=name, ms=7)
