@@ -11,7 +11,7 @@
 - Sampling: `ula`, `mala`, `underdamped`, and exact laws (`stationary_law_1d`, `w2_1d`, …).
 - Value functions of diffusions: `martingale_loss`, `ctd_lambda`, `clstd`, `cgtd2`, on a `Path`.
 - Models: `NeuralODE`, `AugmentedNODE`, `CNF`, `LatentODE`, `NeuralCDE`, `LogODE`, `LatentSDE`,
-  `NeuralSDE` (trained as an `SDEGAN`).
+  `NeuralSDE` (trained as an `SDEGAN`), `DEQ` (layers at equilibrium).
 - Formulas: `discover` evolves them from a field, `refit` fits their constants to series.
 - `ScaledResNet`: residual networks as Euler steps of a neural ODE, trained by `depth_flow`.
 - Their regularisers, as values: `LocalError`, `GlobalError`, `GlobalStiffness`, `STEER`,
@@ -42,6 +42,7 @@ from .langevin import w2_1d as w2_1d
 from .langevin import w2_gaussian as w2_gaussian
 from .nbody import NBody as NBody
 from .nde import CNF as CNF
+from .nde import DEQ as DEQ
 from .nde import SDEGAN as SDEGAN
 from .nde import AbstractNDE as AbstractNDE
 from .nde import AbstractRegulariser as AbstractRegulariser

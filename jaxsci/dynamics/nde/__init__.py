@@ -4,6 +4,7 @@ from .cde import CDEField as CDEField
 from .cde import NeuralCDE as NeuralCDE
 from .cde import control_path as control_path
 from .cnf import CNF as CNF
+from .deq import DEQ as DEQ
 from .gan import SDEGAN as SDEGAN
 from .gan import NeuralSDE as NeuralSDE
 from .gan import clip_linear as clip_linear
