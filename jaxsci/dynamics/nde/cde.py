@@ -117,7 +117,10 @@ class NeuralCDE(AbstractNDE):
     - `field`: F, `(t, z, args) -> (hidden, channels)`, such as `CDEField`.
     - `readout`: from z to the output.
     - `interpolation`, `counts`: of `control_path`.
-    - the rest as in `NeuralODE`. Where X' jumps, an adaptive controller is told the knots.
+    - the rest as in `NeuralODE`. Where X' jumps, an adaptive controller is told the knots. Constant
+        steps are not: at a knot they take X' from the interval before, which is right in the limit
+        of many steps an interval. For steps from knot to knot `diffrax.Midpoint` is better than
+        Heun's method, as its last evaluation is between them.
 
     Kidger and others, arXiv:2005.08926.
     """
