@@ -127,10 +127,11 @@ def test_strided_and_nearest_are_their_definitions(key):
     down = StridedConv(2, 2, padding="wrap", key=key)
     expected = convolution(down.conv, u, ("wrap", "wrap"))[:, ::2, ::2]
     np.testing.assert_allclose(down(u), expected, atol=TOLERANCE)
-    up = NearestConv(2, 2, 3, padding=("reflect", "wrap"), key=key)
     finer = np.kron(np.asarray(u), np.ones((1, 2, 2)))
-    expected = convolution(up.conv, finer, ("reflect", "wrap"))
-    np.testing.assert_allclose(up(u), expected, atol=TOLERANCE)
+    for padding in (("reflect", "wrap"), ("zero", "edge")):
+        up = NearestConv(2, 2, 3, padding=padding, key=key)
+        expected = convolution(up.conv, finer, padding)
+        np.testing.assert_allclose(up(u), expected, atol=TOLERANCE)
 
 
 def test_bad_input(key):
