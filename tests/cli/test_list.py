@@ -74,6 +74,7 @@ def test_the_projects_own_experiments_are_listed(capsys, tmp_path, monkeypatch):
         others = (
             "equation-discovery",
             "field-comparison",
+            "irregular-series",
             "log-ode",
             "pinnacle",
             "sde-gan",

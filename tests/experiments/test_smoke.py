@@ -18,6 +18,7 @@ SLUGS = {
         "equation-discovery",
         "hippo-prophecy",
         "hypersolvers",
+        "irregular-series",
         "langevin-sqrt-d",
         "local-neural-de-reg",
         "log-ode",
