@@ -482,6 +482,22 @@ METHODS = {
         lambda h, steps, problem: optim.krylov_gradient(), "none", unit=KRYLOV
     ),
     "lazy_newton": Method(lazy, "M0", (-2.0, 3.0), extra=lazy_extra),
+    "lazy_lbfgs": Method(
+        lambda h, steps, problem: optim.lazy_lbfgs(
+            M0=h,  # pyright: ignore[reportArgumentType]
+            factor="eigh" if problem.dense else "ritz",
+            rank=None if problem.dense else RITZ_RANK,
+        ),
+        "M0",
+        (-3.0, 2.0),
+        unit=0.0,
+        extra=lambda before, after, problem, d: (
+            after[-1].info.num_linesearch_steps
+            + (0.0 if problem.batch is None else 1.0)
+            + (after[0].refreshes - before[0].refreshes)
+            * (3.0 * d if problem.dense else 2.0 * RITZ_RANK)
+        ),
+    ),
     "damped_newton": Method(
         lambda h, steps, problem: optim.damped_newton(
             step=optim.Backtracking(sigma0=h), convexify="abs"

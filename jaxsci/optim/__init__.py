@@ -14,7 +14,8 @@ All take extra arguments with one meaning (unknown ones are ignored, missing one
 `grad`, `value_fn` (which `jaxsci.train.fit` passes), `hvp_fn`, `model_fn`, `outer_fn`,
 `jacobian_fn`, `loss_grads`.
 
-- Second order: `lazy_newton` (one factorised Hessian for m steps), `damped_newton` (a step size
+- Second order: `lazy_newton` (one factorised Hessian for m steps), `lazy_lbfgs` (the same,
+  corrected by secants, with a line search), `damped_newton` (a step size
   from the Newton decrement), `mfac` (the inverse Fisher matrix of a window of gradients;
   `obs_prune` removes weights by it), `tngd` (the natural gradient at the end of a process), `psgd`
   (a preconditioner fitted on a Lie group as the training goes).
@@ -142,6 +143,9 @@ from .second_order.damped_newton import RootNewton as RootNewton
 from .second_order.damped_newton import SelfConcordant as SelfConcordant
 from .second_order.damped_newton import damped_newton as damped_newton
 from .second_order.damped_newton import scale_by_damped_newton as scale_by_damped_newton
+from .second_order.lazy_lbfgs import LazyLBFGSState as LazyLBFGSState
+from .second_order.lazy_lbfgs import lazy_lbfgs as lazy_lbfgs
+from .second_order.lazy_lbfgs import scale_by_lazy_lbfgs as scale_by_lazy_lbfgs
 from .second_order.lazy_newton import LazyNewtonState as LazyNewtonState
 from .second_order.lazy_newton import Regulariser as Regulariser
 from .second_order.lazy_newton import lazy_newton as lazy_newton

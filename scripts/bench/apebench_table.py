@@ -2,7 +2,7 @@
 
     python -m venv peer && peer/bin/pip install apebench==0.1.1
     peer/bin/pip install lineax diffrax optimistix flax orbax-checkpoint grain tyro interpax \\
-        platformdirs scikit-image scikit-learn && peer/bin/pip install --no-deps -e .
+        platformdirs scikit-fem scikit-image scikit-learn && peer/bin/pip install --no-deps -e .
     peer/bin/python scripts/bench/apebench_table.py [--steps 10000] [--seeds 1] [--scenario diff_ks]
 
 (An environment of its own: apebench wants an older exponax than jaxsci.) Four of its default

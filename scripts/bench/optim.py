@@ -293,6 +293,14 @@ def peers(dimensions: Sequence[int]) -> None:
         entrants = {
             "lazy_newton, m = d": lambda f, x, d=d: by_lazy(f, x, d),
             "lazy_newton, m = 1": lambda f, x: by_lazy(f, x, 1),
+            "lazy_lbfgs": lambda f, x, d=d: by_optax(
+                optim.lazy_lbfgs,
+                f,
+                x,
+                lambda old, new, d=d: (
+                    new[-1].info.num_linesearch_steps + d * (new[0].refreshes - old[0].refreshes)
+                ),
+            ),
             "damped_newton": lambda f, x, d=d: by_optax(
                 lambda: optim.damped_newton(step=optim.Backtracking(), convexify="abs"),
                 f,

@@ -84,6 +84,9 @@ CASES = {
         ("m", "rank", "batch_size"),
         False,
     ),
+    "lazy_lbfgs": Case(
+        optim.lazy_lbfgs, {}, 100, ("m", "memory_size", "rank", "batch_size", "linesearch"), False
+    ),
     "levenberg_marquardt": Case(
         optim.levenberg_marquardt, dict(damping=0.1), 100, ("max_tries",), False
     ),

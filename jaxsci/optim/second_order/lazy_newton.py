@@ -296,17 +296,22 @@ def check_options(m, regulariser, M, M0, factor, rank, nonconvex) -> None:
     for name, value in (("M", M), ("M0", M0)):
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"{name} = {value!r}: expected a positive number")
-    if factor not in ("eigh", "cholesky", "ritz"):
-        raise ValueError(f"factor = {factor!r}: expected 'eigh', 'cholesky' or 'ritz'")
+    check_factor(factor, rank)
     if factor == "cholesky" and regulariser != "none":
         raise ValueError(
             f"factor = 'cholesky' cannot be shifted anew for regulariser = {regulariser!r}; "
             "expected 'eigh' or 'ritz'"
         )
-    if factor == "ritz" and not (isinstance(rank, int) and rank >= 1):
-        raise ValueError(f"rank = {rank!r}: factor = 'ritz' expects an integer >= 1")
     if nonconvex not in ("shift", "abs", "clip"):
         raise ValueError(f"nonconvex = {nonconvex!r}: expected 'shift', 'abs' or 'clip'")
+
+
+def check_factor(factor: FactorKind, rank: int | None) -> None:
+    """Raises `ValueError` for an unknown factor, or `"ritz"` without a rank."""
+    if factor not in ("eigh", "cholesky", "ritz"):
+        raise ValueError(f"factor = {factor!r}: expected 'eigh', 'cholesky' or 'ritz'")
+    if factor == "ritz" and not (isinstance(rank, int) and rank >= 1):
+        raise ValueError(f"rank = {rank!r}: factor = 'ritz' expects an integer >= 1")
 
 
 def check_dimension(d: int, factor: FactorKind, rank: int | None) -> None:
