@@ -15,7 +15,7 @@ so that other programs on the machine matter little.
 Left out: pdequinox's MLP (ours is Equinox's, as theirs is) and its ClassicResNet (activations after
 the sum); of neuraloperator UNO, SFNO, CODANO and LocalNO, which we do not have, and GINO and
 FNOGNO, which are its FNO beside the layer that is measured here as "gno". That layer runs without
-torch_scatter, whose import fails in neuraloperator 2.0.0: its fallback is a Python loop.
+torch_scatter, which is not installed: its fallback is a Python loop.
 
 A line is `{"net", "peer", "phase", "ratio", …}`, appended to `--out`; what stands there is not run
 again. `ratio` is our time over the peer's, the median over turns; `spread` its quartiles.
