@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optimistix as optx
 import pytest
 
 from jaxsci.dynamics import Reversible, Rodas4, reversible_solve
@@ -172,3 +173,44 @@ def test_what_is_refused(x64):
         term, dfx.Euler(), 0.0, 1.0, 0.01, jnp.ones(1), max_steps=5, throw=False
     ).result
     assert result == dfx.RESULTS.max_steps_reached
+
+
+def test_backwards_and_to_an_event(x64):
+    """Of x'' = −x: cos t from t = 1 back to 0, its gradient, and its first root, π/2."""
+    term = dfx.ODETerm(lambda t, y, args: args * jnp.stack([y[1], -y[0]]))
+    start = jnp.stack([jnp.cos(1.0), -jnp.sin(1.0)])
+
+    def back(args):
+        return reversible_solve(term, dfx.Tsit5(), 1.0, 0.0, -0.02, start, args, max_steps=64).y[0]
+
+    value, slope = jax.jit(jax.value_and_grad(back))(jnp.asarray(1.0))
+    # Tsit5's error in 50 steps of 0.02. x(0) = cos(args − 1), so the slope is −sin 0.
+    assert value == pytest.approx(1, abs=1e-9)
+    assert slope == pytest.approx(0, abs=1e-9)
+    event = dfx.Event(lambda t, y, args, **kwargs: y[0], optx.Newton(1e-9, 1e-9))
+    found = dfx.diffeqsolve(
+        term, Reversible(dfx.Tsit5()), 0.0, 3.0, 0.02, jnp.array([1.0, 0.0]), 1.0, event=event
+    )
+    # The interpolant of a reversible step is a straight line: 0.02²/8 of the curvature at most.
+    assert found.ts[0] == pytest.approx(np.pi / 2, abs=1e-4)
+    assert found.result == dfx.RESULTS.event_occurred
+
+
+def test_a_gradient_alone_says_that_the_steps_ran_out(x64):
+    """For y' = a y to t = 10 it is 10 exp(10 a); 16 steps do not get there."""
+    term = dfx.ODETerm(lambda t, y, a: a * y)
+    common = dict(t0=0.0, t1=10.0, dt0=0.01, y0=jnp.ones(1), max_steps=16)
+
+    def theirs(a):
+        return jnp.sum(dfx.diffeqsolve(term, dfx.Tsit5(), args=a, **common).ys)
+
+    def ours(a):
+        return jnp.sum(reversible_solve(term, dfx.Tsit5(), args=a, **common).y)
+
+    a = jnp.asarray(-0.5)
+    # The erratum: with the value the compiled program raises, without it there is a number.
+    with pytest.raises(Exception, match=r"maximum number of solver steps|CpuCallback"):
+        jax.block_until_ready(jax.jit(jax.value_and_grad(theirs))(a))
+    assert abs(jax.jit(jax.grad(theirs))(a) / (10 * jnp.exp(10 * a)) - 1) > 0.1
+    with pytest.raises(Exception, match=r"maximum number of solver steps|CpuCallback"):
+        jax.block_until_ready(jax.jit(jax.grad(ours))(a))
