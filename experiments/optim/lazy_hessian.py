@@ -24,7 +24,7 @@ Medians over several problems, which differ in all their data.
 the constant M has to grow with m as the theory says (M = 6 m L), the number of steps grows with it,
 and in gradient-equivalents all m cost about the same. On logistic regression the gain at m = d is
 larger than √d. Secants between the Hessians halve the cost of lazy Newton at m = d on logistic
-regression (83 to 85 against 180 with four seeds; L-BFGS 360 to 500) and take a third of it on the
+regression (83 to 85 against 180 with five seeds; L-BFGS 340 to 500) and take a third of it on the
 chain, where L-BFGS without any Hessian is cheaper still (250 against 160): a claim that is false.
 Matrix-free, a Krylov space for 20 steps saves most of the products, but on this problem L-BFGS
 needs fewer gradient-equivalents than even that.

@@ -38,7 +38,8 @@ class DEQ(eqx.Module):
 
     **Raises:** `ValueError` for a solver of another kind, `max_steps` < 1, and a field whose result
     is not of the shape of z; at run time, if there is no fixed point to the solver's tolerance
-    after `max_steps` iterations, or none at all.
+    after `max_steps` iterations, or none at all. This check belongs to the value: a program that is
+    compiled for the gradient alone drops it, so take `value_and_grad` and use the value.
     """
 
     field: Callable[[Any, Any], Any]

@@ -131,7 +131,7 @@ def scale_by_lazy_lbfgs(
         dtype = work_dtype(params, owner)
         x, g = ravel(params, dtype), ravel(updates, dtype)
         flat = flat_extra(extra, unraveller(params, dtype), dtype)
-        phase = m or rank or x.size
+        phase = m or (rank if factor == "ritz" else None) or x.size
         s, y = x - state.x, g - state.g
         eps, tiny = jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny
 
